@@ -1,0 +1,11 @@
+"""deploykit: a hands-on cookbook on deploying neural networks efficiently that measures what it teaches."""
+
+import os
+import sys
+
+__version__ = "0.1.0"
+
+# OpenVINO and NNCF report usage to a web service when imported, without asking. With the reporting package marked
+# as absent both fall back to a stub of their own. DEPLOYKIT_TELEMETRY=1 leaves them alone.
+if os.environ.get("DEPLOYKIT_TELEMETRY") != "1":
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
