@@ -1,0 +1,288 @@
+"""Pieces of the usual advice, each with the number that decides it, and the verdicts reached on this machine."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploykit import ledger
+from deploykit.text import escape_markdown, format_interval, with_unit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HOLDS = "holds"
+REFUTED = "refuted here"
+UNDECIDED = "undecided"
+NOT_MEASURABLE = "not measurable here"
+DIRECTIONS = ("above", "below")
+TEXTS = ("id", "words", "source", "measured", "quantity", "direction", "unit", "notebook", "question")
+REQUIRED = (*TEXTS, "threshold", "options")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One answer to a claim's question: the measured number lies in ``[above, up_to]``, in the claim's unit."""
+
+    answer: str
+    above: float
+    up_to: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A piece of advice under test, as written in ``claims.toml``.
+
+    Attributes:
+        id: kebab-case name.
+        words: the advice.
+        source: where it is given.
+        measured: how it is put to the test.
+        quantity: the number that decides.
+        threshold: the claim holds on the side ``direction`` ("above" or "below") of it; in ``unit``.
+        unit: ``"x"`` for a ratio, ``""`` for a bare number.
+        notebook: two digits, the notebook that measures it.
+        question: what the reader is asked before the measurement.
+        options: answers to choose from; their ranges cover all numbers, in ascending order.
+    """
+
+    id: str
+    words: str
+    source: str
+    measured: str
+    quantity: str
+    threshold: float
+    direction: str
+    unit: str
+    notebook: str
+    question: str
+    options: tuple[Option, ...]
+
+    @property
+    def stake(self) -> str:
+        """What would have to be measured for the claim to hold, e.g. ``above 1.5x``."""
+        return f"{self.direction} {with_unit(f'{self.threshold:g}', self.unit)}"
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.words} Holds if {self.quantity} is {self.stake}. Source: {self.source}."
+
+    __repr__ = __str__
+
+    def _repr_markdown_(self) -> str:
+        return (
+            f"**Claim** `{self.id}`: {escape_markdown(self.words)}  \n"
+            f"*Source:* {escape_markdown(self.source)}  \n"
+            f"*Put to the test:* {escape_markdown(self.measured)}  \n"
+            f"*Holds if* {escape_markdown(self.quantity)} is **{escape_markdown(self.stake)}**."
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the measurement says about a claim. Printed as one line with the numbers; also a row of the ledger.
+
+    ``value``, ``low`` and ``high`` are in ``claim.unit``; all three are None when nothing could be measured.
+    """
+
+    claim: Claim
+    verdict: str
+    value: float | None
+    low: float | None
+    high: float | None
+    evidence: str
+
+    @property
+    def numbers(self) -> str:
+        """The measured number, its interval and the threshold in words, or why there is none."""
+        if self.value is None or self.low is None or self.high is None:
+            return self.evidence
+        unit, threshold = self.claim.unit, self.claim.threshold
+        value, low, high = format_interval(self.value, self.low, self.high, apart_from=threshold)
+        interval = f" ({with_unit(f'{low} to {high}', unit)})" if self.low != self.high else ""
+        return f"{self.claim.quantity} is {with_unit(value, unit)}{interval}, claimed {self.claim.stake}"
+
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.claim.id}: {self.numbers}"
+
+    __repr__ = __str__
+
+    def _repr_markdown_(self) -> str:
+        words, numbers = escape_markdown(self.claim.words), escape_markdown(self.numbers)
+        return f"**{self.verdict}** · {words} ({numbers}.)"
+
+
+@functools.cache
+def claims() -> Mapping[str, Claim]:
+    """Return deploykit's claims by id, in the order of the course."""
+    return load_claims(Path(str(resources.files("deploykit") / "claims.toml")))
+
+
+def load_claims(path: Path | str) -> dict[str, Claim]:
+    """Read and check a file of claims in the form of ``claims.toml``.
+
+    Raises:
+        ValueError: a claim lacks or misspells a key, an id twice or not in kebab-case, an unknown direction, a notebook
+            that is not two digits, or options that leave a verdict open; the message names the claim.
+    """
+    found: dict[str, Claim] = {}
+    for number, entry in enumerate(tomllib.loads(Path(path).read_text(encoding="utf-8")).get("claim", []), start=1):
+        claim = _checked(entry, f"claim {entry.get('id', f'number {number}')!r} in {Path(path).name}")
+        if claim.id in found:
+            raise ValueError(f"claim {claim.id!r} in {Path(path).name} is there twice: give each claim its own id")
+        found[claim.id] = claim
+    if not found:
+        raise ValueError(f"{Path(path).name} holds no [[claim]]")
+    return found
+
+
+def find_claim(claim_id: str) -> Claim:
+    """Return the claim called ``claim_id``.
+
+    Raises:
+        ValueError: there is none; the message lists those there are.
+    """
+    if claim_id not in claims():
+        raise ValueError(f"there is no claim {claim_id!r}; claims.toml has: {', '.join(claims())}")
+    return claims()[claim_id]
+
+
+def judge(
+    claim_id: str,
+    value: float,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    evidence: str,
+    unit: str | None = None,
+) -> Verdict:
+    """Decide a claim by a measured number with its interval, record the verdict in the ledger and return it.
+
+    It ``holds`` if the whole interval is on the claimed side of the threshold, is ``refuted here`` if the whole
+    interval is on the other, and is ``undecided`` if the interval includes the threshold.
+
+    Args:
+        claim_id: the claim to decide.
+        value: the claim's ``quantity``, in the claim's unit.
+        low: lower end of its confidence interval. For a number that is exact (a count, a file's size) pass it as both
+            ends; a measurement without an interval decides nothing.
+        high: upper end of the interval.
+        evidence: one line that says where the number comes from: model, dataset, settings.
+        unit: unit of the value, if you want it checked against the claim's.
+
+    Raises:
+        ValueError: no such claim, no interval, a number that is not finite, ``value`` outside ``[low, high]``, no
+            evidence, or another unit. Nothing is recorded then.
+    """
+    claim = find_claim(claim_id)
+    if low is None or high is None:
+        raise ValueError(
+            f"{claim_id}: {value} comes without an interval; pass low= and high= "
+            "(both equal to the value if it is exact, such as a count or the size of a file)"
+        )
+    value, low, high = float(value), float(low), float(high)
+    if not all(map(math.isfinite, (value, low, high))):
+        raise ValueError(
+            f"{claim_id}: value {value}, low {low}, high {high}; all three must be finite. "
+            "If nothing could be measured, call not_measurable()"
+        )
+    if not low <= value <= high:
+        raise ValueError(f"{claim_id}: value {value} lies outside its interval [{low}, {high}]")
+    if unit is not None and unit != claim.unit:
+        raise ValueError(f"{claim_id} is decided in {claim.unit!r}, the value is in {unit!r}: convert it")
+    if low <= claim.threshold <= high:
+        verdict = UNDECIDED
+    else:
+        verdict = HOLDS if (value > claim.threshold) == (claim.direction == "above") else REFUTED
+    return _recorded(Verdict(claim, verdict, value, low, high, _one_line(claim_id, evidence)))
+
+
+def not_measurable(claim_id: str, reason: str) -> Verdict:
+    """Record that a claim cannot be put to the test on this machine, and why ("needs a CUDA GPU, there is none").
+
+    Raises:
+        ValueError: no such claim, or no reason.
+    """
+    claim = find_claim(claim_id)
+    return _recorded(Verdict(claim, NOT_MEASURABLE, None, None, None, _one_line(claim_id, reason)))
+
+
+def verdicts() -> pd.DataFrame:
+    """Return the newest verdict of each claim, in the order of ``claims.toml``.
+
+    Columns: claim, words, verdict, value, low, high, unit, threshold, direction, dataset, time, evidence.
+    """
+    rows = ledger.rows(kind="verdict").rename(columns={"what": "claim"})
+    newest = rows.drop_duplicates("claim", keep="last").set_index("claim")
+    newest = newest.reindex([claim_id for claim_id in claims() if claim_id in newest.index])
+    newest.insert(0, "words", [find_claim(claim_id).words for claim_id in newest.index])
+    columns = ["claim", "words", "verdict", "value", "low", "high", "unit", "threshold", "direction"]
+    return newest.reset_index().reindex(columns=[*columns, "dataset", "time", "evidence"])
+
+
+def _one_line(claim_id: str, text: str) -> str:
+    if not str(text).strip():
+        raise ValueError(f"{claim_id}: a verdict needs a line that says what it rests on")
+    return " ".join(str(text).split())
+
+
+def _recorded(verdict: Verdict) -> Verdict:
+    claim = verdict.claim
+    ledger.record(
+        claim.id,
+        kind="verdict",
+        verdict=verdict.verdict,
+        value=verdict.value,
+        low=verdict.low,
+        high=verdict.high,
+        unit=claim.unit,
+        threshold=claim.threshold,
+        direction=claim.direction,
+        evidence=verdict.evidence,
+    )
+    return verdict
+
+
+def _checked(entry: dict[str, Any], which: str) -> Claim:
+    if missing := [key for key in REQUIRED if key not in entry]:
+        raise ValueError(f"{which} lacks {', '.join(missing)}")
+    if unknown := sorted(entry.keys() - set(REQUIRED)):
+        raise ValueError(f"{which} has unknown keys: {', '.join(unknown)}; known are {', '.join(REQUIRED)}")
+    if wrong := [key for key in TEXTS if not isinstance(entry[key], str) or not (entry[key] or key == "unit")]:
+        raise ValueError(f"{which}: {', '.join(wrong)} must be text in quotes, not empty")
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", entry["id"]):
+        raise ValueError(f"{which}: an id is kebab-case, like 'establish-a-baseline-first'")
+    if entry["direction"] not in DIRECTIONS:
+        raise ValueError(f"{which}: direction is {entry['direction']!r}, it must be 'above' or 'below'")
+    if not re.fullmatch(r"\d\d", entry["notebook"]):
+        raise ValueError(f"{which}: notebook is {entry['notebook']!r}, it must be two digits, like '01'")
+    threshold = entry["threshold"]
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        raise ValueError(f"{which}: threshold is {threshold!r}, it must be a finite number")
+    return Claim(**{**entry, "threshold": float(threshold), "options": _options(entry, which)})
+
+
+def _options(entry: dict[str, Any], which: str) -> tuple[Option, ...]:
+    given = entry["options"]
+    tables = isinstance(given, list) and all(isinstance(option, dict) and "answer" in option for option in given)
+    if not tables or not given[1:]:
+        raise ValueError(f"{which}: options are at least two tables, each with an answer")
+    answers = [option["answer"] for option in given]
+    bounds = [option.get("up_to") for option in given]
+    if len(set(answers)) < len(answers):
+        raise ValueError(f"{which}: two options have the same answer")
+    if bounds[-1] is not None or any(bound is None for bound in bounds[:-1]):
+        raise ValueError(f"{which}: every option but the last has an up_to")
+    ends = [-math.inf, *(float(bound) for bound in bounds[:-1]), math.inf]
+    if any(low >= high for low, high in pairwise(ends)):
+        raise ValueError(f"{which}: the options' up_to must ascend")
+    if entry["threshold"] not in ends:
+        raise ValueError(f"{which}: no option ends at the threshold {entry['threshold']}, so an answer leaves it open")
+    return tuple(Option(answer, *span) for answer, span in zip(answers, pairwise(ends), strict=True))
