@@ -1,4 +1,4 @@
-"""The command trains, writes a checkpoint that loads, goes on after a stop, and answers mistakes without a traceback."""
+"""The command trains, writes checkpoints that load, goes on after a stop, and answers mistakes in one line."""
 
 import os
 import subprocess
@@ -31,16 +31,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(pictures: Path, out: Path, *more: str) -> list[str]:
+    """Return a short training's command line."""
     return ["train", "8", "--dataset", str(pictures), "--out", str(out), "--batch-size", "16", *more]
 
 
 class TestTrain:
     def test_it_writes_a_checkpoint_with_a_card_that_reproduces_it(self, pictures: Path, tmp_path: Path) -> None:
         """Weights load, the log has a row an epoch, the card names command and machine and no path of it."""
-        done = subprocess.run(
-            [sys.executable, "-m", "deploykit.cli", *arguments(pictures, tmp_path / "net", "--epochs", "3", "--split", "train+val")],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        options = arguments(pictures, tmp_path / "net", "--epochs", "3", "--split", "train+val")
+        command = [sys.executable, "-m", "deploykit.cli", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         card = (tmp_path / "net" / "README.md").read_text()
 
         assert load_checkpoint(tmp_path / "net").config.classes == 2
@@ -54,7 +54,7 @@ class TestTrain:
     def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_unbroken_one(
         self, pictures: Path, tmp_path: Path
     ) -> None:
-        """kill -9 once the first state is on disk; the second run finishes from there."""
+        """Kill -9 once the first state is on disk; the second run finishes from there."""
         options = ("--epochs", "6", "--precision", "fp32")
         whole = CliRunner().invoke(app, arguments(pictures, tmp_path / "whole", *options))
         command = [sys.executable, "-m", "deploykit.cli", *arguments(pictures, tmp_path / "killed", *options)]
@@ -105,7 +105,12 @@ def test_data_says_what_is_in_a_folder(pictures: Path) -> None:
 
 def test_help_needs_no_heavy_package() -> None:
     """`deploykit --help` answers at once because it imports neither torch nor pandas nor matplotlib."""
-    code = "import sys; sys.argv = ['deploykit', '--help']\nfrom deploykit.cli import app\ntry: app()\nexcept SystemExit: pass\nprint({'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules))"
+    code = (
+        "import sys; sys.argv = ['deploykit', '--help']\n"
+        "from deploykit.cli import app\n"
+        "try: app()\n"
+        "except SystemExit: print({'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.splitlines()[-1] == "set()"

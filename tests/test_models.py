@@ -14,6 +14,7 @@ from deploykit.models import ResNet, ResNetConfig, load_checkpoint, load_pretrai
 
 
 def parameters(model: ResNet) -> int:
+    """Count the trainable numbers."""
     return sum(p.numel() for p in model.parameters())
 
 
@@ -66,12 +67,14 @@ class TestArchitecture:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """A checkpoint of a ResNet-8."""
     torch.manual_seed(0)
     save_checkpoint(resnet(8), tmp_path / "net", card="# a card\n")
     return tmp_path / "net"
 
 
 def rewrite(folder: Path, **changes: torch.Tensor) -> None:
+    """Replace tensors of a checkpoint."""
     path = folder / "model.safetensors"
     safetensors.torch.save_file(safetensors.torch.load_file(path) | changes, path)
 
@@ -110,7 +113,7 @@ class TestCheckpoint:
         rewrite(folder, **{"fc.bias": torch.full((10,), torch.nan)})
 
         with pytest.raises(
-            ValueError, match="holds NaN or infinite values in fc.bias; the training that wrote it had diverged"
+            ValueError, match=r"holds NaN or infinite values in fc.bias; the training that wrote it had diverged"
         ):
             load_checkpoint(folder)
 
@@ -136,12 +139,12 @@ class TestCheckpoint:
         """The remedy is in the message."""
         (folder / "config.json").write_text('{"architecture": ')
 
-        with pytest.raises(ValueError, match="config.json is not valid JSON .* git checkout"):
+        with pytest.raises(ValueError, match=r"config.json is not valid JSON .* git checkout"):
             load_checkpoint(folder)
 
     def test_a_missing_file_says_what_a_checkpoint_is(self, tmp_path: Path) -> None:
         """An empty folder is the commonest wrong path."""
-        with pytest.raises(FileNotFoundError, match="a checkpoint is a folder with config.json and model.safetensors"):
+        with pytest.raises(FileNotFoundError, match=r"a checkpoint is a folder with config.json and model.safetensors"):
             load_checkpoint(tmp_path)
 
     def test_an_unknown_name_lists_what_there_is(

@@ -17,15 +17,18 @@ class TestAtomicWrite:
         target = tmp_path / "cache.bin"
         target.write_text("old")
 
-        with pytest.raises(OSError, match="disk full"), places.atomic_write(target) as partial:
+        def fill_the_disk(partial: Path) -> None:
             partial.write_text("half of the n")
             raise OSError("disk full")
+
+        with pytest.raises(OSError, match="disk full"), places.atomic_write(target) as partial:
+            fill_the_disk(partial)
 
         assert target.read_text() == "old"
         assert list(tmp_path.iterdir()) == [target]
 
     def test_a_killed_writer_leaves_the_old_file(self, tmp_path: Path) -> None:
-        """kill -9 between writing and renaming: the old content is still there."""
+        """Kill -9 between writing and renaming: the old content is still there."""
         target = tmp_path / "cache.bin"
         target.write_text("old")
         code = (

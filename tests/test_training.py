@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from deploykit.data import Batches, Dataset, Split
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from deploykit import training
+from deploykit.data import Batches, Dataset, Split
 from deploykit.models import resnet
 from deploykit.training import DivergedError, cross_entropy, evaluate, fit, schedule_factor
 
@@ -42,10 +42,12 @@ def dataset() -> Dataset:
 
 
 def batches(dataset: Dataset, split: str = "train", **options: object) -> Batches:
+    """Batches of 8."""
     return Batches(getattr(dataset, split), dataset, **({"batch_size": 8} | options))
 
 
 def small_net(seed: int = 0) -> nn.Module:
+    """A net with everything that has state: convolution, statistics, dropout."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 4, 3, bias=False),
@@ -141,7 +143,9 @@ class TestResume:
         """A pickle that would run code is refused by the same door."""
         (tmp_path / "s.pt").write_bytes(b"\x80\x04 not a state")
 
-        with pytest.raises(ValueError, match="is damaged or not the state of a training .* delete it to start this training afresh"):
+        with pytest.raises(
+            ValueError, match=r"is damaged or not the state of a training .* delete it to start this training afresh"
+        ):
             fit(small_net(), batches(dataset), epochs=1, checkpoint=tmp_path / "s.pt")
 
     def test_a_full_disk_keeps_the_old_state(
@@ -244,7 +248,7 @@ class TestFit:
 
     def test_fp16_on_a_cpu_is_refused_with_what_to_use(self, dataset: Dataset) -> None:
         """Its gradients would underflow without a word."""
-        with pytest.raises(ValueError, match="precision 'fp16' needs a CUDA device.* use 'bf16' or 'fp32'"):
+        with pytest.raises(ValueError, match=r"precision 'fp16' needs a CUDA device.* use 'bf16' or 'fp32'"):
             fit(small_net(), batches(dataset), epochs=1, precision="fp16")
 
     def test_muon_orthogonalises_the_convolutions_and_not_the_rest(self, dataset: Dataset) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import functools
+import inspect
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -77,10 +78,10 @@ def train(
     from deploykit.models import resnet, save_checkpoint
     from deploykit.places import data_folder
 
-    make = {"sgd": training.sgd, "muon": training.muon}.get(optimizer)
-    if make is None or split not in {"train", "train+val"}:
+    if optimizer not in training.OPTIMIZERS or split not in {"train", "train+val"}:
         raise _fail(f"optimizer is {optimizer!r}, split {split!r}; use sgd or muon, and train or train+val")
     chosen = {key: value for key, value in (("peak_lr", peak_lr), ("weight_decay", weight_decay)) if value is not None}
+    make = functools.partial(training.OPTIMIZERS[optimizer], **chosen)
     try:
         loaded = load_dataset(dataset)
         torch.manual_seed(seed)
@@ -95,7 +96,7 @@ def train(
             Batches(part, loaded, batch_size=batch_size, augment=True, shuffle=True, drop_last=True, seed=seed),
             epochs=epochs,
             loss=training.cross_entropy(label_smoothing=label_smoothing),
-            optimizer=functools.partial(make, **chosen),
+            optimizer=make,
             schedule=schedule,
             warmup=warmup,
             precision=precision,
@@ -113,7 +114,7 @@ def train(
     accuracy = training.evaluate(model, judging)
     recipe = {
         "optimizer": optimizer,
-        **(make.__kwdefaults__ | chosen),
+        **{name: p.default for name, p in inspect.signature(make).parameters.items() if p.default is not p.empty},
         "epochs": epochs,
         "batch_size": batch_size,
         "schedule": f"{schedule} to 0, warm-up {warmup:.0%}",
@@ -132,7 +133,7 @@ def train(
         trained_on=f"{split} ({len(part):,} images)",
         recipe=recipe,
         machine=machine(),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        date=dt.datetime.now(dt.UTC).date().isoformat(),
         minutes=log.rows[-1]["seconds"] / 60,
         command=" ".join(["deploykit", *map(_portable, sys.argv[1:])]),
         parameters=parameters(model),

@@ -74,7 +74,7 @@ def evaluate(predictor: Predictor, batches: Batches) -> Accuracy:
         with torch.inference_mode():
             for images, labels in batches:
                 logits = torch.as_tensor(predictor(images.to(device) if device else images)).cpu()
-                if logits.ndim != 2 or len(logits) != len(images):
+                if logits.shape[:-1] != images.shape[:1]:
                     raise ValueError(
                         f"the predictor turned images {tuple(images.shape)} into {tuple(logits.shape)}; "
                         "logits must be [N, classes]"

@@ -66,7 +66,7 @@ class ResumableRun:
 
     parts: Mapping[str, Any]
     key: Mapping[str, Any]
-    path: Path | str | None
+    path: Path | None
     every_s: float
     epoch: int = 0
     step: int = 0
@@ -77,7 +77,6 @@ class ResumableRun:
 
     def __post_init__(self) -> None:
         """Start the clocks."""
-        self.path = Path(self.path) if self.path is not None else None
         self.parts = {name: part for name, part in self.parts.items() if part is not None}
         self._resumed_at = self._written_at = time.monotonic()
 
@@ -121,7 +120,7 @@ class ResumableRun:
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may set signal handlers
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def ask_to_stop(number: int, _frame: FrameType | None) -> None:
             self.interrupted = True

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - the name that PyTorch code uses
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
@@ -17,10 +18,8 @@ from deploykit.data import Batches, refuse_test_split
 from deploykit.evaluation import Accuracy, Predictor, evaluate
 from deploykit.resumable import DivergedError, ResumableRun, TrainingLog
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 __all__ = [
+    "OPTIMIZERS",
     "Accuracy",
     "DivergedError",
     "Loss",
@@ -38,6 +37,7 @@ __all__ = [
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SCHEDULES = ("cosine", "one-cycle")
+CONVOLUTION_DIMENSIONS = 4  # a weight is [out, in, height, width]
 
 
 def cross_entropy(*, label_smoothing: float = 0.0) -> Loss:
@@ -83,13 +83,17 @@ def muon(
         from timm.optim import Muon
     except ImportError as error:
         raise ImportError("the Muon optimizer is timm's: pip install 'deploykit[training]'") from error
-    convolutions = [p for p in model.parameters() if p.ndim == 4]
-    others = [p for p in model.parameters() if p.ndim != 4]
+    convolutions = [p for p in model.parameters() if p.ndim == CONVOLUTION_DIMENSIONS]
+    others = [p for p in model.parameters() if p.ndim != CONVOLUTION_DIMENSIONS]
+    groups: list[dict[str, Any]] = [{"params": convolutions}, {"params": others, "use_fallback": True}]
     return Muon(
-        [{"params": convolutions}, {"params": others, "use_fallback": True}],
+        groups,
         lr=peak_lr, momentum=momentum, nesterov=True, weight_decay=weight_decay,
         conv_mode="flatten", fallback_lr_scale=other_lr / peak_lr,
     )  # fmt: skip
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "muon": muon}
 
 
 def schedule_factor(progress: float, *, schedule: str = "cosine", warmup: float = 0.0) -> float:
@@ -178,7 +182,9 @@ def fit(
 
     parts = {"model": model, "optimizer": stepper, "scheduler": scheduler, "scaler": scaler, "average": average}
     key = {"epochs": epochs, "batches": len(batches), "seed": batches.seed, "schedule": schedule, "warmup": warmup}
-    run = ResumableRun(parts, key | {"ema_decay": ema_decay}, path=checkpoint, every_s=checkpoint_every_s)
+    run = ResumableRun(
+        parts, key | {"ema_decay": ema_decay}, path=Path(checkpoint) if checkpoint else None, every_s=checkpoint_every_s
+    )
     run.restore()
     bar = tqdm(total=steps, initial=run.epoch * len(batches) + run.step, disable=not progress, unit="step", leave=False)
     with bar, run.stopped_between_steps():
@@ -188,7 +194,7 @@ def fit(
                 images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
                     value = loss(model, images, labels)
-                run.note_loss(value.item(), learning_rate=scheduler.get_last_lr()[0])
+                run.note_loss(value.item(), learning_rate=float(scheduler.get_last_lr()[0]))
                 stepper.zero_grad(set_to_none=True)
                 scaler.scale(value).backward()
                 scaler.step(stepper)
@@ -199,7 +205,7 @@ def fit(
                 run.finish_step()
                 bar.update()
             accuracy = evaluate(average or model, validation).accuracy if validation is not None else None
-            row = run.finish_epoch(learning_rate=scheduler.get_last_lr()[0], validation_accuracy=accuracy)
+            row = run.finish_epoch(learning_rate=float(scheduler.get_last_lr()[0]), validation_accuracy=accuracy)
             bar.set_postfix(row)
     if average is not None:
         model.load_state_dict(average.module.state_dict())
