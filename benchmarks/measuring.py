@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from deploykit.measure import Predictor, compare, macs, measure, parameters
+from deploykit.cost import macs, parameters
+from deploykit.measure import Predictor, compare, measure
 from deploykit.models import resnet
 from deploykit.recorded import recorded, results_folder, write_recorded
 

@@ -133,6 +133,8 @@ def _stand_in(statement: ast.stmt) -> str:
             return f"{name} = ..."
         case ast.Assign(targets=[ast.Tuple(elts=parts) as several]):
             return f"{ast.unparse(several).strip('()')} = {', '.join(['...'] * len(parts))}"
+        case ast.Return():
+            return "return ..."  # what an exercise's check takes for not answered yet
     return "..."
 
 

@@ -40,7 +40,7 @@ def model_card(
         accuracy: measured on the split it names, once, after the last epoch.
         trained_on: the split and how many images it has.
         recipe: hyperparameters, in the order to show them.
-        machine: what :func:`deploykit.measure.machine` returned where it was trained.
+        machine: what :func:`deploykit.machine.machine` returned where it was trained.
         date: ISO date of the end of the training.
         minutes: of training.
         command: reproduces it.

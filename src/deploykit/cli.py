@@ -73,8 +73,9 @@ def train(
 
     from deploykit import training
     from deploykit.cards import model_card
+    from deploykit.cost import macs, parameters
     from deploykit.data import Batches, load_dataset
-    from deploykit.measure import machine, macs, parameters
+    from deploykit.machine import machine
     from deploykit.models import resnet, save_checkpoint
     from deploykit.places import data_folder
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from deploykit.measure import wilson_interval
+from deploykit.significance import wilson_interval
 
 if TYPE_CHECKING:
     from deploykit.data import Batches

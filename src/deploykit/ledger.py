@@ -216,7 +216,7 @@ def _json_value(name: str, value: Any) -> Any:
 def _conditions() -> dict[str, Any]:
     import torch
 
-    from deploykit.measure import machine
+    from deploykit.machine import machine
 
     here = machine()
     versions = {f"version_{package}": version for package, version in package_versions().items()}

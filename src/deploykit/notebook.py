@@ -176,7 +176,7 @@ def _set_seeds(seed: int) -> None:
 def _facts(dataset: Dataset, device: str, seed: int, budget: str, threads: int) -> dict[str, str]:
     import torch
 
-    from deploykit.measure import machine
+    from deploykit.machine import machine
 
     here = machine()
     height, width = dataset.train.images.shape[1:3]

@@ -75,7 +75,7 @@ def image_grid(
 def latency_bars(comparison: Any) -> Plot:
     """Draw the median time per call of each contestant, with its 95th percentile and its speed-up over the baseline.
 
-    The whisker ends at p95; a contestant with too few calls for one has no whisker, and its label says so.
+    The whisker ends at p95; a contestant with too few calls for one has no whisker, and its label says "no p95".
 
     Args:
         comparison: a ``measure.Comparison``.
@@ -93,7 +93,7 @@ def latency_bars(comparison: Any) -> Plot:
             if tail is not None:
                 axes.errorbar(median, row, xerr=[[0], [max(tail - median, 0)]], color=INK, capsize=4, linewidth=1.3)
             text = f"{_ms(measurements[name])} ms{_speed_up(comparison, name)}"
-            text += "" if tail is not None else "  (too few calls for p95)"
+            text += "" if tail is not None else "  (no p95)"
             _note(axes, text, (ends[row], row), offset=(7, 0), va="center")
         _name_rows(axes, names)
         axes.set_xlim(0, max(ends) * 1.55)  # room for the numbers beside the bars
@@ -283,7 +283,7 @@ def _tint(number: int) -> tuple[float, float, float]:
 
 
 def _wrapped(name: str, width: int = NAME_WIDTH) -> str:
-    return textwrap.fill(str(name), width, max_lines=2, placeholder=" …")
+    return textwrap.fill(str(name), width, max_lines=2, placeholder=" …", break_long_words=False)
 
 
 def _name_rows(axes: Axes, names: Iterable[str]) -> None:

@@ -82,7 +82,7 @@ def write_recorded(name: str, rows: Sequence[Mapping[str, Any]], *, what: str, c
         ValueError: no rows, or a number that is not finite. Nothing is written then.
     """
     from deploykit.ledger import package_versions
-    from deploykit.measure import machine
+    from deploykit.machine import machine
 
     if not rows:
         raise ValueError(f"nothing to record for {name}: a recorded run has at least one row")

@@ -46,12 +46,12 @@ class TestGenerate:
         assert stub_source(tmp_path, source) == "# YOUR CODE HERE\nlow, high = ..., ..."
 
     def test_a_function_body_keeps_its_indentation(self, tmp_path):
-        """The stub of a function is a function that returns nothing."""
+        """The stub of a function returns the ellipsis, which its check reads as not answered yet."""
         source = "def f(x):\n    ### BEGIN SOLUTION\n    y = x\n\n    return y\n    ### END SOLUTION"
 
         stub = stub_source(tmp_path, source)
 
-        assert stub == "def f(x):\n    # YOUR CODE HERE\n    ..."
+        assert stub == "def f(x):\n    # YOUR CODE HERE\n    return ..."
         compile(stub, "stub", "exec")
 
     def test_cell_ids_and_tags_are_kept_and_the_rest_goes(self, tmp_path):
