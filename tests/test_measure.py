@@ -117,8 +117,8 @@ class TestMeasure:
 
     def test_a_budget_for_too_few_calls_says_how_many_there_were(self, clock):
         """The error has the number of calls, their duration, and a budget that is enough."""
-        with pytest.raises(ValueError, match=r"of 2 s was enough for 1 timed calls of about 1 s,") as error:
-            measure(clock.predictor(warm_ms=1000), IMAGES, budget_s=2, clock=clock)
+        with pytest.raises(ValueError, match=r"4 times the budget of 0.5 s was enough for 1 timed calls of about 1 s,") as error:
+            measure(clock.predictor(warm_ms=1000), IMAGES, budget_s=0.5, clock=clock)
 
         enough = float(str(error.value).split("budget_s=")[1].split()[0])
         assert len(measure(clock.predictor(warm_ms=1000), IMAGES, budget_s=enough, clock=clock).samples_ms) >= 10
@@ -326,11 +326,18 @@ class TestCompare:
     def test_a_budget_for_too_few_rounds_says_how_many_there_were(self, clock):
         """The error names the rounds, those needed, and a budget that is enough."""
         pair = {name: clock.predictor(warm_ms=500, name=name) for name in "ab"}
-        with pytest.raises(ValueError, match=r"10 s was enough for 1 rounds of 2 contestants.* at least 10") as error:
-            compare(pair, IMAGES, budget_s=10, clock=clock)
+        with pytest.raises(ValueError, match=r"2.5 s was enough for 1 rounds of 2 contestants.* at least 10") as error:
+            compare(pair, IMAGES, budget_s=2.5, clock=clock)
 
         enough = float(str(error.value).split("budget_s=")[1].split()[0])
         assert len(compare(pair, IMAGES, budget_s=enough, clock=clock).rounds_ms["a"]) >= 10
+
+    def test_a_busy_machine_gets_more_time_for_the_fewest_rounds_and_calls(self, clock):
+        """A budget that would end before the tenth is overrun, and no further than to the tenth."""
+        pair = {name: clock.predictor(warm_ms=50, name=name) for name in "ab"}
+
+        assert len(compare(pair, IMAGES, budget_s=2.5, clock=clock).rounds_ms["a"]) == 10
+        assert len(measure(pair["a"], IMAGES, budget_s=0.6, clock=clock).samples_ms) == 10
 
     @pytest.mark.parametrize("names", [(), ("alone",)])
     def test_one_contestant_is_not_a_comparison(self, names):

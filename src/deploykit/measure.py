@@ -87,6 +87,7 @@ UNSTABLE_SPREAD, VERY_UNSTABLE_SPREAD = 0.10, 0.25
 # P[Binomial(n, 1 - p) <= 1] <= 0.01. That is 64 for p90 and 662 for p99, as the rules say, and 130 for p95.
 SAMPLES_FOR_PERCENTILE = {90: 64, 95: 130, 99: 662}
 
+OVERRUN = 4  # a busy machine may take up to so many budgets to reach the fewest calls or rounds
 WARMUP_SHARE = 0.25  # of the budget, at most, goes into warm-up
 BLOCK_CALLS, BLOCK_S = 10, 0.005  # what a block of timed calls should have at least, if the budget allows
 ROUNDS, LEAST_ROUNDS = 40, 10  # aimed at, and refused below
@@ -222,13 +223,14 @@ def measure(
         label: names the predictor in what is printed.
         threads: None keeps torch's number, but no more than affinity and container quota allow.
         device: where the work is done, so that CUDA is waited for; None means where ``images`` are.
-        budget_s: seconds for warm-up and timed calls, the first call not counted.
+        budget_s: seconds for warm-up and timed calls, the first call not counted; up to four times as many on a
+            machine too busy for ``min_samples`` calls in them.
         min_samples: fewer timed calls than this are an error.
         clock: returns seconds; tests pass a fake one.
 
     Raises:
         ValueError: images that are not a float32 batch, output that is not finite logits [N, classes], or a budget
-            that ends before ``min_samples`` calls.
+            that ends, overrun and all, before ``min_samples`` calls.
     """
     images = checked_images(images)
     check_positive(budget_s=budget_s, min_samples=min_samples)
@@ -237,12 +239,14 @@ def measure(
         started = clock()
         warmup_calls, _ = timer.warm_up(budget_s * WARMUP_SHARE)
         samples = [timer.call()]
-        while clock() - started < budget_s:
+        while (spent_s := clock() - started) < budget_s or (
+            len(samples) < min_samples and spent_s < OVERRUN * budget_s
+        ):
             samples.append(timer.call())
     if len(samples) < min_samples:
         needed = (min_samples + 2 * WARMUP_WINDOW) * statistics.median(samples)
         raise ValueError(
-            f"the budget of {budget_s:g} s was enough for {len(samples)} timed calls of about "
+            f"{OVERRUN} times the budget of {budget_s:g} s was enough for {len(samples)} timed calls of about "
             f"{statistics.median(samples):.2g} s, and min_samples is {min_samples}: "
             f"give budget_s={math.ceil(needed)} or more, or a smaller batch"
         )
@@ -365,7 +369,8 @@ def compare(
         baseline: the name to compare with; None means the first.
         threads: as in :func:`measure`.
         device: as in :func:`measure`, for all contestants.
-        budget_s: seconds for warm-up and rounds together; the first call of each is not counted.
+        budget_s: seconds for warm-up and rounds together, the first call of each not counted; up to four times as
+            many on a machine too busy for 10 rounds in them.
         seed: of the order in the rounds and of the bootstrap.
         clock: returns seconds; tests pass a fake one.
 
@@ -392,7 +397,9 @@ def compare(
         block_s = (budget_s - (clock() - started)) / ROUNDS / len(names)
         timed_calls = {name: _timed_calls(call_s, block_s) for name, (_, call_s) in warm.items()}
         round_s = 0.0
-        while (begun := clock()) - started + round_s <= budget_s:
+        while (after_s := (begun := clock()) - started + round_s) <= budget_s or (
+            len(rounds[baseline]) < LEAST_ROUNDS and after_s <= OVERRUN * budget_s
+        ):
             for name in order.sample(names, len(names)):
                 timers[name].settle()
                 block = [timers[name].call() for _ in range(timed_calls[name])]
@@ -403,7 +410,7 @@ def compare(
     if done < LEAST_ROUNDS:
         needed = (LEAST_ROUNDS + 1) * round_s / (1 - WARMUP_SHARE)
         raise ValueError(
-            f"the budget of {budget_s:g} s was enough for {done} rounds of {len(names)} contestants, and an interval "
+            f"{OVERRUN} times the budget of {budget_s:g} s was enough for {done} rounds of {len(names)} contestants, and an interval "
             f"needs at least {LEAST_ROUNDS}: give budget_s={math.ceil(needed)} or more, a smaller batch, or fewer "
             "contestants"
         )
