@@ -381,13 +381,8 @@ COMMANDS = {"cookbook": cookbook, "notebooks": notebooks, "test": test, "lab": l
 
 
 def readme() -> int:
-    """Fill README's results table from data/results; needs no environment."""
-    from tools.readme import filled, results_table
-
-    path = ROOT / "README.md"
-    text = filled(path.read_text(encoding="utf-8"), results_table(ROOT / "data" / "results"))
-    path.write_text(text, encoding="utf-8")
-    return 0
+    """Fill README's results table from data/results."""
+    return subprocess.run([str(environment()), "-m", "tools.readme"], cwd=ROOT, check=False).returncode
 
 
 def main(arguments: list[str]) -> int:

@@ -117,7 +117,9 @@ class TestMeasure:
 
     def test_a_budget_for_too_few_calls_says_how_many_there_were(self, clock):
         """The error has the number of calls, their duration, and a budget that is enough."""
-        with pytest.raises(ValueError, match=r"4 times the budget of 0.5 s was enough for 1 timed calls of about 1 s,") as error:
+        with pytest.raises(
+            ValueError, match=r"4 times the budget of 0.5 s was enough for 1 timed calls of about 1 s,"
+        ) as error:
             measure(clock.predictor(warm_ms=1000), IMAGES, budget_s=0.5, clock=clock)
 
         enough = float(str(error.value).split("budget_s=")[1].split()[0])
