@@ -411,8 +411,8 @@ def compare(
         needed = (LEAST_ROUNDS + 1) * round_s / (1 - WARMUP_SHARE)
         raise ValueError(
             f"{OVERRUN} times the budget of {budget_s:g} s was enough for {done} rounds of {len(names)} contestants, "
-            f"and an interval needs at least {LEAST_ROUNDS}: give budget_s={math.ceil(needed)} or more, a smaller batch, or fewer "
-            "contestants"
+            f"and an interval needs at least {LEAST_ROUNDS}: give budget_s={math.ceil(needed)} or more, a smaller "
+            "batch, or fewer contestants"
         )
     measurements = {
         name: Measurement(
