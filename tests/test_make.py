@@ -59,7 +59,12 @@ def new_project(folder: Path, *, plain_book: bool) -> Path:
 def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start `make cookbook` with the Python of the tests."""
     command = [sys.executable, "make.py", "--this-python", "cookbook", *arguments]
-    return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # A background job of a shell, such as a CI run may be, ignores Ctrl-C and passes that on to what it starts.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
