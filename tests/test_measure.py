@@ -328,7 +328,9 @@ class TestCompare:
     def test_a_budget_for_too_few_rounds_says_how_many_there_were(self, clock):
         """The error names the rounds, those needed, and a budget that is enough."""
         pair = {name: clock.predictor(warm_ms=500, name=name) for name in "ab"}
-        with pytest.raises(ValueError, match=r"4 times the budget of 2.5 s was enough for 2 rounds of 2 contestants.* at least 10") as error:
+        with pytest.raises(
+            ValueError, match=r"4 times the budget of 2.5 s was enough for 2 rounds of 2 contestants.* at least 10"
+        ) as error:
             compare(pair, IMAGES, budget_s=2.5, clock=clock)
 
         enough = float(str(error.value).split("budget_s=")[1].split()[0])
