@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from deploykit.cost import macs, parameters, peak_memory_mib, size_mib, tensor_size_mib
+from deploykit.cost import macs, macs_by_layer, parameters, peak_memory_mib, size_mib, tensor_size_mib
 from deploykit.models import resnet
 
 
@@ -78,6 +78,101 @@ class TestCost:
         """A file that was never written has no size."""
         with pytest.raises(FileNotFoundError, match=r"model.onnx does not exist; give the file or folder"):
             size_mib(tmp_path / "model.onnx")
+
+
+class LSTMOfLinears(nn.Module):
+    """The equations of ``nn.LSTM``'s documentation, one layer, with a linear layer for all gates of each matrix."""
+
+    def __init__(self, lstm: nn.LSTM):
+        super().__init__()
+        self.of_input = nn.Linear(lstm.input_size, 4 * lstm.hidden_size)
+        self.of_state = nn.Linear(lstm.hidden_size, 4 * lstm.hidden_size)
+        for linear, end in ((self.of_input, "ih_l0"), (self.of_state, "hh_l0")):
+            linear.load_state_dict({name: getattr(lstm, f"{name}_{end}") for name in ("weight", "bias")})
+
+    def forward(self, rows):
+        """Map [N, T, input] to the states [N, T, hidden]."""
+        state = cell = torch.zeros(len(rows), self.of_state.in_features)
+        states = []
+        for row in rows.unbind(dim=1):
+            enter, forget, new, leave = (self.of_input(row) + self.of_state(state)).chunk(4, dim=1)
+            cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
+            state = leave.sigmoid() * cell.tanh()
+            states.append(state)
+        return torch.stack(states, dim=1)
+
+
+class CudnnLSTM(nn.Module):
+    """Calls the kernel of a CUDA device with the shapes of LSTM(5, 7), on a device that computes nothing."""
+
+    def forward(self, rows):
+        """Map [N, T, 5] to nothing of interest."""
+        weights = [torch.empty(shape, device="meta") for shape in ((28, 5), (28, 7), (28,), (28,))]
+        state, kernel = torch.empty(1, len(rows), 7, device="meta"), torch.ops.aten._cudnn_rnn
+        options = {"batch_first": True, "dropout": 0.0, "train": False, "bidirectional": False}
+        rest = {"batch_sizes": [], "dropout_state": None}
+        return kernel(rows.to("meta"), weights, 4, None, state, state, 2, 7, 0, 1, **options, **rest)
+
+
+class Hidden(nn.Linear):
+    """A linear layer whose work no counter sees."""
+
+    def forward(self, features):
+        """Map [N, in] to [N, out]."""
+        return (features[:, None] * self.weight).sum(dim=2)
+
+
+class TestFusedKernels:
+    """torch's counter takes these for nothing; a model of them must not look free."""
+
+    def test_an_lstm_by_hand(self):
+        """In each of 3 steps, 4 gates of 7 units look at the input and the state: 5 + 7 numbers, then 7 + 7."""
+        lstm = nn.LSTM(5, 7, num_layers=2, batch_first=True)
+
+        assert macs(lstm, torch.zeros(2, 3, 5)) == 3 * (4 * 7 * (5 + 7) + 4 * 7 * (7 + 7))
+
+    def test_an_lstm_is_what_its_linear_layers_are(self):
+        """The same states from the same cell, written out; the same count, from matrix products that are known."""
+        lstm, rows = nn.LSTM(5, 7, batch_first=True), torch.randn(2, 3, 5)
+        written = LSTMOfLinears(lstm)
+
+        torch.testing.assert_close(written(rows), lstm(rows)[0])
+        assert macs(written, rows) == macs(lstm, rows) == macs(CudnnLSTM(), rows)
+
+    def test_both_directions_count(self):
+        """The second layer reads 7 + 7 numbers; each layer runs twice."""
+        both = nn.LSTM(5, 7, num_layers=2, batch_first=True, bidirectional=True)
+
+        assert macs(both, torch.zeros(1, 3, 5)) == 3 * 2 * (4 * 7 * (5 + 7) + 4 * 7 * (14 + 7))
+
+    def test_a_gru_has_three_gates(self):
+        """And is counted by another way of torch's."""
+        assert macs(nn.GRU(5, 7, batch_first=True), torch.zeros(1, 3, 5)) == 3 * 3 * 7 * (5 + 7)
+
+    def test_a_transformer_layer_by_hand(self):
+        """Four projections of 8 x 8 and two layers of 8 x 16 for each of 4 tokens; scores and their mixing, 4 x 4 x 8.
+
+        In evaluation mode torch would run the layer as one kernel that nobody can look into.
+        """
+        layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+
+        assert macs(layer, torch.zeros(2, 4, 8)) == 4 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 4 * 4 * 8
+        assert torch.backends.mha.get_fastpath_enabled()
+
+    def test_a_layer_that_counts_as_nothing_is_an_error(self):
+        """Its name is said: the sum of the others would be too small, and look right."""
+        model = nn.Sequential(nn.Linear(4, 4), Hidden(4, 4))
+
+        with pytest.raises(ValueError, match=r"no operation of layer '1' \(Hidden\) is one that"):
+            macs(model, torch.zeros(1, 4))
+
+    def test_each_layer_has_its_own_number(self):
+        """A container has its children's sum, a layer that ran twice both times, one that did not run none at all."""
+        twice = nn.Linear(4, 4)
+        model = nn.Sequential(nn.Sequential(nn.Linear(8, 4), nn.ReLU()), twice, twice)
+        model[0][0].register_module("unused", nn.Linear(4, 4))
+
+        assert macs_by_layer(model, torch.zeros(2, 8)) == {"": 64, "0": 32, "0.0": 32, "0.1": 0, "1": 32}
 
 
 class TestPeakMemory:

@@ -1,24 +1,28 @@
-"""The networks are the literature's, and a checkpoint loads whole or says what is wrong with it."""
-
-import json
-import pickle
-from pathlib import Path
+"""The networks are the literature's, to the parameter and the multiply-accumulate."""
 
 import pytest
-import safetensors.torch
 import torch
+from torch import nn
 from torch.testing import assert_close
-from torch.utils.flop_counter import FlopCounterMode
 
-from deploykit.models import ResNet, ResNetConfig, load_checkpoint, load_pretrained, resnet, save_checkpoint
+from deploykit.cost import macs, macs_by_layer, parameters
+from deploykit.models import (
+    ARCHITECTURES,
+    MLPMixer,
+    MLPMixerConfig,
+    Network,
+    ResNet,
+    ResNetConfig,
+    RowLSTM,
+    RowLSTMConfig,
+    build,
+    resnet,
+)
+
+IMAGES = torch.zeros(2, 3, 32, 32)
 
 
-def parameters(model: ResNet) -> int:
-    """Count the trainable numbers."""
-    return sum(p.numel() for p in model.parameters())
-
-
-class TestArchitecture:
+class TestResNet:
     @pytest.mark.parametrize(("depth", "expected"), [(20, 272_474), (56, 855_770)])
     def test_parameter_counts_are_the_literatures(self, depth: int, expected: int) -> None:
         """He et al. 2016, table 6 (0.27 M, 0.85 M), plus the 1x1 shortcuts."""
@@ -27,10 +31,7 @@ class TestArchitecture:
     @pytest.mark.parametrize(("depth", "expected"), [(20, 40.8e6), (56, 125.5e6)])
     def test_multiply_accumulates_are_the_literatures(self, depth: int, expected: float) -> None:
         """Papers say 41 M and 126 M."""
-        with FlopCounterMode(display=False) as counter:
-            resnet(depth)(torch.zeros(1, 3, 32, 32))
-
-        assert counter.get_total_flops() / 2 == pytest.approx(expected, rel=5e-3)
+        assert macs(resnet(depth), IMAGES) == pytest.approx(expected, rel=5e-3)
 
     @pytest.mark.parametrize("depth", [8, 20, 32, 56])
     def test_depth_counts_layers_as_papers_do(self, depth: int) -> None:
@@ -65,97 +66,145 @@ class TestArchitecture:
             resnet(8, width=0.01)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A checkpoint of a ResNet-8."""
-    torch.manual_seed(0)
-    save_checkpoint(resnet(8), tmp_path / "net", card="# a card\n")
-    return tmp_path / "net"
+class TestRowLSTM:
+    def test_its_size_is_the_formulas(self) -> None:
+        """Two layers of four gates, each with an input, a state and, in torch, two biases; then ten logits."""
+        first, second = 4 * 256 * (96 + 256), 4 * 256 * (256 + 256)
+        model = build("row-lstm")
+
+        assert parameters(model) == first + second + 2 * 2 * 4 * 256 + (256 * 10 + 10)
+        assert macs_by_layer(model, IMAGES) == {
+            "": 32 * (first + second) + 256 * 10,
+            "lstm": 32 * (first + second),
+            "fc": 256 * 10,
+        }
+
+    def test_it_reads_rows_from_top_to_bottom(self) -> None:
+        """The state after the first row depends on that row only; a later one changes what follows."""
+        model, images = build("row-lstm"), torch.randn(1, 3, 32, 32)
+        seen: list[torch.Tensor] = []
+        model.lstm.register_forward_hook(lambda _, rows, states: seen.extend((rows[0], states[0])))
+        changed = images.clone()
+        changed[:, :, 20] += 1
+        model(images)
+        model(changed)
+        rows, states, _, later = seen
+
+        assert_close(rows[0, 5], images[0, :, 5].T.flatten(), rtol=0, atol=0)
+        assert [torch.equal(states[0, row], later[0, row]) for row in (0, 19, 20, 31)] == [True, True, False, False]
+
+    def test_it_is_one_plain_lstm(self) -> None:
+        """Dynamic quantization and exporters know ``nn.LSTM``, batch first, and nothing cleverer."""
+        model = build("row-lstm")
+
+        assert [type(module) for module in model.children()] == [nn.LSTM, nn.Linear]
+        assert model.lstm.batch_first
 
 
-def rewrite(folder: Path, **changes: torch.Tensor) -> None:
-    """Replace tensors of a checkpoint."""
-    path = folder / "model.safetensors"
-    safetensors.torch.save_file(safetensors.torch.load_file(path) | changes, path)
+class TestMLPMixer:
+    def test_its_size_is_the_formulas(self) -> None:
+        """64 patches of 48 numbers; in each of 4 layers an MLP over patches and one over channels, and two norms."""
+        patches, width, tokens, channels = 64, 192, 96, 384
+        mlps = 2 * patches * tokens + 2 * width * channels
+        biases_and_norms = (tokens + patches) + (channels + width) + 2 * 2 * width
+        model = build("mlp-mixer")
+
+        assert parameters(model) == (48 + 1) * width + 4 * (mlps + biases_and_norms) + 2 * width + (width + 1) * 10
+        assert macs(model, IMAGES) == (
+            patches * 48 * width + 4 * (width * 2 * patches * tokens + patches * 2 * width * channels) + width * 10
+        )
+
+    def test_linear_layers_do_all_its_work(self) -> None:
+        """Not one multiply-accumulate is left for anything that dynamic quantization does not replace."""
+        model = build("mlp-mixer")
+        layers = macs_by_layer(model, IMAGES)
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+
+        assert sum(layers[name] for name in linear) == layers[""]
+
+    def test_a_patch_is_a_square_of_the_image(self) -> None:
+        """Patch 9 of 8 x 8 starts at row 4, column 4."""
+        images = torch.randn(2, 3, 32, 32)
+        patches = build("mlp-mixer").cut(images)
+
+        assert patches.shape == (2, 64, 48)
+        assert_close(patches[1, 9].view(4, 4, 3), images[1, :, 4:8, 4:8].permute(1, 2, 0), rtol=0, atol=0)
+
+    def test_only_the_token_mlp_lets_patches_meet(self) -> None:
+        """With it silenced, a change in one patch stays there; with it, every patch hears of it."""
+        model = MLPMixer(MLPMixerConfig(depth=1))
+        patches, layer = torch.randn(1, 64, 192), model.layers[0]
+        changed = patches.clone()
+        changed[0, 7] += torch.randn(192)
+
+        assert ((layer(changed) - layer(patches)).abs().amax(dim=2) > 0).all()
+        nn.init.zeros_(layer.token_mlp[2].weight)
+        assert ((layer(changed) - layer(patches)).abs().amax(dim=2) > 0).nonzero()[:, 1].tolist() == [7]
+
+    def test_a_patch_that_does_not_tile_is_refused(self) -> None:
+        """A rest of two pixels would be cut off silently."""
+        with pytest.raises(ValueError, match="patch is 5; it must divide the 32 pixels of a side"):
+            MLPMixerConfig(patch=5)
 
 
-class TestCheckpoint:
-    def test_a_checkpoint_gives_back_the_same_logits(self, tmp_path: Path) -> None:
-        """Odd widths and running statistics survive the round trip, bit for bit."""
-        model = ResNet(ResNetConfig((4, 8), ((3,), (5, 2)), classes=7))
-        model(torch.randn(16, 3, 32, 32))
-        save_checkpoint(model, tmp_path, card="")
-        images = torch.randn(4, 3, 32, 32)
+class TestBuild:
+    @pytest.mark.parametrize("name", ARCHITECTURES)
+    def test_every_name_builds_a_network(self, name: str) -> None:
+        """Seven names; as many logits as classes were asked for, for contiguous images and channels_last alike."""
+        torch.manual_seed(0)
+        model, images = build(name, classes=3).eval(), torch.randn(2, 3, 32, 32)
+        logits = model(images)
 
-        assert_close(load_checkpoint(tmp_path)(images), model.eval()(images), rtol=0, atol=0)
+        assert len(ARCHITECTURES) == 7
+        assert logits.shape == (2, 3)
+        assert_close(model(images.to(memory_format=torch.channels_last)), logits, rtol=1e-3, atol=1e-3)
 
-    def test_another_class_count_is_named(self, folder: Path) -> None:
-        """Ten classes are no use for three."""
-        with pytest.raises(ValueError, match="net tells 10 classes apart and 3 are needed; replace its last layer"):
-            load_checkpoint(folder, classes=3)
+    def test_a_name_says_depth_and_width(self) -> None:
+        """An "x4" is four times the channels; a description gives them all."""
+        assert build("resnet20x4").config.description == "a ResNet-20 with 64, 128 and 256 channels"
+        assert build("resnet56").config == resnet(56).config
 
-    def test_another_architecture_is_named(self, folder: Path) -> None:
-        """A config of somebody else's model is not guessed at."""
-        (folder / "config.json").write_text(json.dumps({"architecture": "vit"}))
+    def test_another_name_is_refused(self) -> None:
+        """The message lists the names there are."""
+        with pytest.raises(ValueError, match=r"no network 'resnet50'; use resnet8, resnet20, .*, mlp-mixer, or"):
+            build("resnet50")
 
-        with pytest.raises(ValueError, match="this checkpoint is a 'vit', and this loader builds 'cifar-resnet' only"):
-            load_checkpoint(folder)
+    @pytest.mark.parametrize("name", ["row-lstm", "mlp-mixer"])
+    @pytest.mark.parametrize("shape", [(2, 3, 28, 28), (2, 1, 32, 32), (3, 32, 32)])
+    def test_images_of_another_size_are_refused(self, name: str, shape: tuple[int, ...]) -> None:
+        """Their layers are made for 32 x 32 pixels; the message says what was given and what to do."""
+        message = r"reads images of one size, float32 \[N, 3, 32, 32\], and was given \[.*\]; resize them to 32x32"
 
-    def test_weights_of_another_width_are_named_with_the_first_tensor(self, folder: Path) -> None:
-        """Both shapes are said, so that the reader sees which file is the wrong one."""
-        rewrite(folder, **{"conv.weight": torch.zeros(8, 3, 3, 3)})
+        with pytest.raises(ValueError, match=message):
+            build(name)(torch.zeros(shape))
 
-        with pytest.raises(ValueError, match=r"first 'conv.weight': needed \(16, 3, 3, 3\), found \(8, 3, 3, 3\)"):
-            load_checkpoint(folder)
+    @pytest.mark.parametrize("config", [RowLSTMConfig, MLPMixerConfig])
+    @pytest.mark.parametrize("classes", [0, 2.5, "10"])
+    def test_impossible_sizes_are_refused(self, config: type, classes: object) -> None:
+        """Zero, fractions and text."""
+        with pytest.raises(ValueError, match="classes must be whole numbers of at least 1"):
+            config(classes=classes)
 
-    def test_nan_weights_are_refused(self, folder: Path) -> None:
-        """They would evaluate as ten per cent and look like a bad recipe."""
-        rewrite(folder, **{"fc.bias": torch.full((10,), torch.nan)})
+    @pytest.mark.parametrize("name", ["row-lstm", "mlp-mixer"])
+    def test_it_can_be_exported_for_any_batch(self, name: str) -> None:
+        """Checks and reshapes survive torch.export with a dynamic batch, the way into every runtime."""
+        model, images = build(name).eval(), torch.randn(5, 3, 32, 32)
+        batch = torch.export.Dim("batch", min=1, max=64)
+        exported = torch.export.export(model, (images[:2],), dynamic_shapes=({0: batch},)).module()
 
-        with pytest.raises(
-            ValueError, match=r"holds NaN or infinite values in fc.bias; the training that wrote it had diverged"
-        ):
-            load_checkpoint(folder)
+        assert_close(exported(images), model(images))
 
-    def test_a_truncated_file_is_named(self, folder: Path) -> None:
-        """Half a download is not half a network."""
-        path = folder / "model.safetensors"
-        path.write_bytes(path.read_bytes()[:-100])
+    @pytest.mark.parametrize("network", [resnet(8), RowLSTM(RowLSTMConfig(32)), MLPMixer(MLPMixerConfig(depth=1))])
+    def test_it_learns_eight_images_by_heart(self, network: Network) -> None:
+        """Gradients reach every parameter, and forty steps suffice."""
+        torch.manual_seed(0)
+        images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
+        for _ in range(40):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(network(images), labels)
+            loss.backward()
+            optimizer.step()
 
-        with pytest.raises(ValueError, match="not a complete safetensors file: truncated or damaged"):
-            load_checkpoint(folder)
-
-    @pytest.mark.parametrize(
-        "write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=4))]
-    )
-    def test_a_pickle_is_never_opened(self, folder: Path, write: object) -> None:
-        """A pickle runs code when it is loaded; it is told by its first bytes."""
-        write({"conv.weight": [1]}, folder / "model.safetensors")
-
-        with pytest.raises(ValueError, match=r"a pickle \(torch.save\); deploykit never unpickles"):
-            load_checkpoint(folder)
-
-    def test_broken_json_is_named(self, folder: Path) -> None:
-        """The remedy is in the message."""
-        (folder / "config.json").write_text('{"architecture": ')
-
-        with pytest.raises(ValueError, match=r"config.json is not valid JSON .* git checkout"):
-            load_checkpoint(folder)
-
-    def test_a_missing_file_says_what_a_checkpoint_is(self, tmp_path: Path) -> None:
-        """An empty folder is the commonest wrong path."""
-        with pytest.raises(FileNotFoundError, match=r"a checkpoint is a folder with config.json and model.safetensors"):
-            load_checkpoint(tmp_path)
-
-    def test_an_unknown_name_lists_what_there_is(
-        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A typing mistake is answered with the nearest name."""
-        checkpoints = tmp_path / "data" / "checkpoints"
-        checkpoints.mkdir(parents=True)
-        folder.rename(checkpoints / "resnet8-cifar10")
-        monkeypatch.setenv("DEPLOYKIT_HOME", str(tmp_path))
-
-        assert not load_pretrained("resnet8").training
-        with pytest.raises(FileNotFoundError, match="did you mean 'resnet8-cifar10'"):
-            load_pretrained("resnet9", "cifar10")
+        assert all(parameter.grad is not None for parameter in network.parameters())
+        assert loss < 0.3

@@ -67,14 +67,14 @@ def model_card(
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", ""]
     lines += [f"# {name}, {dataset}", "", description, ""]
     lines += ["| | |", "|---|---|"]
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     rows = {
         "accuracy": f"**{accuracy.accuracy:.2%}** of {accuracy.images:,} {accuracy.split} images, last epoch "
         f"(95 % interval {low:.2%} to {high:.2%})",
         "data": f"{DATASETS.get(dataset, dataset)}; trained on {trained_on}",
         "parameters": f"{parameters:,}",
         "MACs an image": f"{macs / 1e6:.1f} M",
-        "trained on": f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, {date}, "
-        f"{minutes:.0f} minutes",
+        "trained on": f"{machine['cpu']}, {threads}, torch {machine['torch']}, {date}, {minutes:.0f} minutes",
     }
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
     recipe_text = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in recipe.items())
