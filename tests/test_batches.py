@@ -55,6 +55,46 @@ class TestEpochs:
             assert_close(torch.cat([part[0] for part in parts]), images, rtol=0, atol=0)
             assert_close(torch.cat([part[1] for part in parts]), labels, rtol=0, atol=0)
 
+    def test_a_part_taken_later_is_the_part_asked_for_at_once(self):
+        """The whole batches are left as they are; the part of the only rank is the whole."""
+        whole = batches()
+        pairs = zip(whole.for_rank(1, 2).epoch(1), batches(rank=1, world_size=2).epoch(1), strict=True)
+
+        assert all(torch.equal(a, b) for taken, asked in pairs for a, b in zip(taken, asked, strict=True))
+        assert (whole.rank, whole.world_size) == (0, 1)
+        assert [len(labels) for _, labels in whole.for_rank(0, 1)] == [8] * 6 + [2]
+
+    def test_a_last_batch_too_small_for_the_ranks_is_refused(self):
+        """A process without images would have no loss; without the last batch all is well."""
+        with pytest.raises(ValueError, match=r"the last batch has 2 images for 4 ranks; use drop_last=True or another"):
+            batches().for_rank(0, 4)
+
+        assert len(batches(drop_last=True).for_rank(0, 4)) == 6
+
+    def test_a_part_of_a_part_is_refused(self):
+        """Half of every batch would never be seen."""
+        with pytest.raises(ValueError, match=r"the part of rank 1 in a world of 2, and rank 0 in a world of 1 is need"):
+            batches(rank=1, world_size=2).for_rank(0, 1)
+
+    @pytest.mark.parametrize("sections", [1, 3, 60])
+    def test_sections_together_are_the_split_in_its_order(self, sections):
+        """However many there are, every image is in one of them."""
+        plain = batches(shuffle=False, augment=False)
+        labels = [labels for part in range(sections) for _, labels in plain.section(part, sections)]
+
+        assert torch.cat(labels).equal(torch.arange(50))
+
+    def test_settings_are_those_of_all_ranks_together(self):
+        """A part has the settings of the whole; other pixels or another normalisation have other ones."""
+        usual, brighter = batches().settings(), SimpleNamespace(mean=(0.6, 0.4, 0.3), std=STATISTICS.std)
+
+        assert usual == batches(rank=1, world_size=2).settings()
+        assert {name: usual[name] for name in ("split", "images", "batch_size", "augment", "shuffle", "seed")} == {
+            "split": "train", "images": 50, "batch_size": 8, "augment": True, "shuffle": True, "seed": 3,
+        }  # fmt: skip
+        others = [Batches(split(height=5, width=6), STATISTICS, batch_size=8), Batches(split(), brighter, batch_size=8)]
+        assert len({usual["data"], *(other.settings()["data"] for other in others)}) == 3
+
     def test_shuffling_shows_every_image_once_and_otherwise_in_each_epoch(self):
         """An epoch is a permutation; two epochs and two seeds are different ones."""
         orders = [torch.cat([labels for _, labels in run]) for run in (batches(), batches().epoch(1), batches(seed=4))]

@@ -1,6 +1,8 @@
 """Training is exact: it resumes bit for bit, stops on NaN, and never sees the test split."""
 
+import dataclasses
 import functools
+import io
 import math
 import os
 import signal
@@ -15,7 +17,7 @@ from torch.testing import assert_close
 from deploykit import training
 from deploykit.data import Batches, Dataset, Split
 from deploykit.models import resnet
-from deploykit.training import DivergedError, cross_entropy, evaluate, fit, schedule_factor
+from deploykit.training import DivergedError, cross_entropy, evaluate, fit
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,13 @@ def stop_at(step: int, **options: object) -> training.Loss:
     return loss
 
 
+def saved(content: object) -> bytes:
+    """What torch.save writes for it."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
 class TestResume:
     @pytest.mark.parametrize("ema_decay", [None, 0.9])
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -127,21 +136,75 @@ class TestResume:
                 loss=stop_at(12),
                 checkpoint=tmp_path / "s.pt",
             )
-        fit(small_net(), batches(dataset), epochs=2, optimizer=optimizer, checkpoint=tmp_path / "s.pt")
+        fit(
+            small_net(),
+            batches(dataset),
+            epochs=2,
+            optimizer=optimizer,
+            loss=stop_at(10**9),
+            checkpoint=tmp_path / "s.pt",
+        )
 
         momenta = [[state["momentum_buffer"] for state in o.state_dict()["state"].values()] for o in kept]
         assert_close(momenta[2], momenta[0], rtol=0, atol=0)
 
-    def test_a_state_of_another_run_is_refused(self, dataset: Dataset, tmp_path: Path) -> None:
-        """What differs is named; the file is left alone."""
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"epochs": 2}, "epochs 1, here 2"),
+            ({"optimizer": functools.partial(training.sgd, peak_lr=0.4)}, "peak_lr 0.1, here 0.4"),
+            (
+                {"optimizer": functools.partial(training.sgd, momentum=0.5, weight_decay=0.0)},
+                "momentum 0.9, here 0.5; weight_decay 0.0005, here 0.0",
+            ),
+            (
+                {"loss": cross_entropy(label_smoothing=0.1)},
+                "loss CrossEntropy(label_smoothing=0.0), here CrossEntropy(label_smoothing=0.1)",
+            ),
+            ({"precision": "bf16"}, "precision fp32, here bf16"),
+            ({"schedule": "one-cycle", "warmup": 0.2}, "schedule cosine, here one-cycle; warmup 0.0, here 0.2"),
+            ({"ema_decay": 0.9}, "ema_decay None, here 0.9"),
+            ({"batches": {"batch_size": 16}}, "batch_size 8, here 16"),
+            ({"batches": {"augment": True, "shuffle": True}}, "augment False, here True; shuffle False, here True"),
+            ({"batches": {"seed": 1}}, "seed 0, here 1"),
+            ({"validation": "val"}, "validation None, here val"),
+        ],
+    )
+    def test_a_state_of_another_run_is_refused(
+        self, dataset: Dataset, tmp_path: Path, change: dict[str, object], message: str
+    ) -> None:
+        """What differs is named, with what the file says and what was given; the file is left alone."""
+        path, usual = tmp_path / "s.pt", {"epochs": 1, "precision": "fp32"}
+        fit(small_net(), batches(dataset), checkpoint=path, **usual)
+        before = path.read_bytes()
+        options = usual | {name: value for name, value in change.items() if name != "batches"}
+        if "validation" in options:
+            options["validation"] = batches(dataset, "val")
+
+        with pytest.raises(ValueError, match=r"belongs to another training") as caught:
+            fit(small_net(), batches(dataset, **change.get("batches", {})), checkpoint=path, **options)
+        assert str(caught.value) == (
+            f"{path} belongs to another training (different: {message}); "
+            "give another file, or delete it to start afresh"
+        )
+        assert path.read_bytes() == before
+
+    def test_other_images_or_another_network_are_another_run(self, dataset: Dataset, tmp_path: Path) -> None:
+        """One pixel is enough; so is a layer."""
         fit(small_net(), batches(dataset), epochs=1, checkpoint=tmp_path / "s.pt")
+        pixels = dataset.train.images.clone()
+        pixels[5, 0, 0, 0] ^= 1
+        edited = dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, images=pixels))
 
-        with pytest.raises(ValueError, match=r"belongs to another training \(different: epochs\)"):
-            fit(small_net(), batches(dataset), epochs=2, checkpoint=tmp_path / "s.pt")
+        with pytest.raises(ValueError, match=r"\(different: data [0-9a-f]{16}, here [0-9a-f]{16}\)"):
+            fit(small_net(), batches(edited), epochs=1, checkpoint=tmp_path / "s.pt")
+        with pytest.raises(ValueError, match=r"different: model Sequential of 131 parameters, here ResNet of 77,"):
+            fit(resnet(8, classes=3), batches(dataset), epochs=1, checkpoint=tmp_path / "s.pt")
 
-    def test_a_damaged_state_says_what_to_do(self, dataset: Dataset, tmp_path: Path) -> None:
-        """A pickle that would run code is refused by the same door."""
-        (tmp_path / "s.pt").write_bytes(b"\x80\x04 not a state")
+    @pytest.mark.parametrize("content", [b"\x80\x04 not a state", b"", saved({"weights": torch.zeros(2)}), saved([])])
+    def test_a_damaged_state_says_what_to_do(self, dataset: Dataset, tmp_path: Path, content: bytes) -> None:
+        """A pickle that would run code is refused by the same door, and so is a file of something else."""
+        (tmp_path / "s.pt").write_bytes(content)
 
         with pytest.raises(
             ValueError, match=r"is damaged or not the state of a training .* delete it to start this training afresh"
@@ -163,10 +226,21 @@ class TestResume:
 
         monkeypatch.setattr(torch, "save", full)
         with pytest.raises(OSError, match="No space left"):
-            fit(small_net(), batches(dataset), epochs=2, checkpoint=path)
+            fit(small_net(), batches(dataset), epochs=2, loss=stop_at(10**9), checkpoint=path)
 
         assert path.read_bytes() == before
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_wish_to_stop_during_the_last_evaluation_is_kept(self, dataset: Dataset, tmp_path: Path) -> None:
+        """All steps are done and written; the caller still hears of the Ctrl-C, and can go on."""
+        model, path = small_net(), tmp_path / "s.pt"
+        stop = model.register_forward_hook(lambda *_: None if model.training else os.kill(os.getpid(), signal.SIGINT))
+        options = {"epochs": 1, "validation": batches(dataset, "val", batch_size=16), "checkpoint": path}
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after the last step; run again with {path} to go on"):
+            fit(model, batches(dataset), **options)
+
+        stop.remove()
+        assert [row["epoch"] for row in fit(model, batches(dataset), **options).rows] == [1]
 
     def test_signal_handlers_are_given_back(self, dataset: Dataset) -> None:
         """After training, Ctrl-C means what it meant before; training in a thread works too."""
@@ -250,31 +324,6 @@ class TestFit:
         """Its gradients would underflow without a word."""
         with pytest.raises(ValueError, match=r"precision 'fp16' needs a CUDA device.* use 'bf16' or 'fp32'"):
             fit(small_net(), batches(dataset), epochs=1, precision="fp16")
-
-    def test_muon_orthogonalises_the_convolutions_and_not_the_rest(self, dataset: Dataset) -> None:
-        """After one step the update of a convolution, as a matrix, has singular values near one another."""
-        pytest.importorskip("timm", reason="timm (extra training) is not installed")
-        model = resnet(8, classes=3)
-        before = model.blocks[0].conv1.weight.detach().clone()
-        optimizer = training.muon(model, weight_decay=0.0)
-        cross_entropy()(model, *next(iter(batches(dataset, batch_size=32)))).backward()
-        optimizer.step()
-
-        values = torch.linalg.svdvals((model.blocks[0].conv1.weight.detach() - before).flatten(1))
-        assert values.max() / values.min() < 3
-
-
-class TestSchedule:
-    @pytest.mark.parametrize(("progress", "expected"), [(0.0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.6, 0.5), (1.0, 0.0)])
-    @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
-    def test_warm_up_peak_middle_and_end(self, schedule: str, progress: float, expected: float) -> None:
-        """Both are at half the peak halfway down and end at nought."""
-        assert schedule_factor(progress, schedule=schedule, warmup=0.2) == pytest.approx(expected)
-
-    def test_the_cosine_lies_above_the_line_at_first(self) -> None:
-        """A quarter of the way down: cos 45 degrees."""
-        assert schedule_factor(0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
-        assert schedule_factor(0.25, schedule="one-cycle") == pytest.approx(0.75)
 
 
 class TestEvaluate:

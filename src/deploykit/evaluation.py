@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from deploykit import distributed
 from deploykit.significance import wilson_interval
 
 if TYPE_CHECKING:
@@ -81,10 +82,30 @@ def evaluate(predictor: Predictor, batches: Batches) -> Accuracy:
                     )
                 if logits.isnan().any():
                     raise ValueError("the predictor returned NaN; look at its weights and at its precision")
-                correct.append(logits.argmax(dim=1) == labels)
+                correct.append(logits.argmax(dim=1) == labels.cpu())
     finally:
         for module in modules:
             module.training = True
     if not correct:
         raise ValueError("there are no images to evaluate on; give batches of at least one image")
     return Accuracy(torch.cat(correct), batches.split)
+
+
+def evaluate_together(predictor: Predictor, batches: Batches) -> Accuracy:
+    """Do what :func:`evaluate` does, each process of a distributed run on its share of the images.
+
+    All processes must call it, and all get the accuracy on all images, or the same error; :func:`evaluate` itself
+    never waits for another process. In a single process the two are one.
+
+    Args:
+        predictor: as for :func:`evaluate`, the same on every process.
+        batches: all images on every process, not shuffled.
+
+    Raises:
+        ValueError: as :func:`evaluate`.
+    """
+    rank, processes = distributed.place()
+    if processes == 1 or len(batches.source) < processes:
+        return evaluate(predictor, batches)
+    parts = distributed.on_each(lambda: evaluate(predictor, batches.section(rank, processes)).correct)
+    return Accuracy(torch.cat(parts), batches.split)
