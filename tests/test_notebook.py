@@ -92,8 +92,11 @@ def test_the_same_seed_gives_the_same_numbers():
 def test_threads_respect_what_the_process_may_use(monkeypatch):
     """A quota and OMP_NUM_THREADS both bound torch's threads."""
     monkeypatch.setattr("joblib.cpu_count", lambda only_physical_cores=False: 3)
+    monkeypatch.setattr("deploykit.machine.cpu_quota", lambda: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert start(device="cpu").threads == 3
+    monkeypatch.setattr("deploykit.machine.cpu_quota", lambda: 1.5)
+    assert start(device="cpu").threads == torch.get_num_threads() == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert start(device="cpu").threads == torch.get_num_threads() == 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import random
 import string
@@ -155,11 +154,11 @@ def _device(device: str) -> str:
 
 
 def _set_threads() -> int:
-    import joblib
     import torch
 
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    threads = min(joblib.cpu_count(), int(asked)) if asked.isdigit() and int(asked) else joblib.cpu_count()
+    from deploykit.machine import usable_threads
+
+    threads = usable_threads()
     torch.set_num_threads(threads)
     return threads
 
