@@ -43,7 +43,9 @@ EVERY = {
     "latency_bars": lambda name: plots.latency_bars(race(**{name: 4.0, "b": 2.0})),
     "batch_curve": lambda name: plots.batch_curve({name: {1: timed(1), 8: timed(4, batch=8)}}),
     "samples_over_time": lambda name: plots.samples_over_time({name: timed(3), "b": [30.0, 3.0, 3.0]}),
+    "disturbed_calls": lambda name: plots.disturbed_calls([0, 1, 2], [5, 9, 5], disturbed_s=(0.5, 1.5), by=name),
     "interval_dots": lambda name: plots.interval_dots({name: rated(0.9), "b": rated(0.8)}),
+    "accuracy_differences": lambda name: plots.accuracy_differences({name: (0.01, (-0.01, 0.03))}),
     "accuracy_latency": lambda name: plots.accuracy_latency(
         {name: (rated(0.9), timed(2)), "b": (rated(0.8), timed(1))}
     ),
@@ -69,7 +71,7 @@ def test_axes_with_a_quantity_carry_its_unit(draw):
     labels = [axes.get_xlabel() + axes.get_ylabel() for axes in draw("a").axes]
 
     assert labels
-    assert all(any(unit in label for unit in ("[ms]", "[%]", "per second")) for label in labels)
+    assert all(any(unit in label for unit in ("[ms]", "[%]", "[percentage points]", "per second")) for label in labels)
 
 
 def test_the_longest_bar_is_the_slowest_and_the_baseline_is_named():
@@ -105,6 +107,45 @@ def test_the_first_call_is_in_the_alt_text_of_a_run():
     )
 
 
+def test_a_dot_may_stand_for_several_calls():
+    """Dots are numbered as what they stand for, and the time is still that of a call."""
+    plot = plots.samples_over_time({"loop": [30.0, 3.0, 3.0]}, what="run")
+
+    assert (plot.axes[0].get_xlabel(), plot.axes[0].get_ylabel()) == ("run number", "time per call [ms]")
+    assert plot.alt.startswith("Time per call, run by run. loop: 3 runs, the first 30.0 ms")
+
+
+def test_a_disturbance_is_shaded_and_told_apart():
+    """The span is where it was said to be; means are those before, during and after it, its begin being inside."""
+    plot = plots.disturbed_calls([0, 1, 2, 3, 4], [2, 4, 8, 10, 3], disturbed_s=(2, 4), by="a neighbour")
+    shade = plot.axes[0].patches[0]
+
+    assert (shade.get_x(), shade.get_width()) == (2, 2)
+    assert plot.alt == (
+        "Time of 5 calls against the moment of each, beside a neighbour: on average before 3.00 ms, during 9.00 ms, "
+        "after 3.00 ms."
+    )
+
+
+def test_a_time_for_every_beginning_is_needed():
+    """A call without its moment, or no call, is refused."""
+    for began, took in (([0, 1], [5]), ([], [])):
+        with pytest.raises(ValueError, match=rf"^{len(took)} times for {len(began)} beginnings; give one of each"):
+            plots.disturbed_calls(began, took, disturbed_s=(0, 1), by="x")
+
+
+def test_differences_are_in_points_around_no_difference():
+    """Fractions become percentage points; 0 is marked, and signs are written."""
+    plot = plots.accuracy_differences({"paired": (-0.003, (-0.008, 0.002))}, of="int8 minus fp32")
+    zero, dot = plot.axes[0].lines[:2]
+
+    assert list(zero.get_xdata()) == [0, 0]
+    assert dot.get_xdata() == pytest.approx([-0.3])
+    assert plot.alt == (
+        "Differences in percentage points with 95 % intervals, int8 minus fp32: paired -0.30 (-0.80 to +0.20)."
+    )
+
+
 def test_matplotlibs_settings_are_left_alone():
     """Drawing changes no setting of the reader's own figures."""
     with mpl.rc_context({"font.size": 17.0, "axes.grid": False, "text.parse_math": True}):
@@ -124,7 +165,13 @@ def test_pictures_that_are_normalised_or_unlabelled_are_refused():
 
 def test_nothing_to_draw_is_an_error():
     """Empty input is named, not drawn as an empty figure."""
-    for draw in (plots.batch_curve, plots.samples_over_time, plots.interval_dots, plots.accuracy_latency):
+    for draw in (
+        plots.batch_curve,
+        plots.samples_over_time,
+        plots.interval_dots,
+        plots.accuracy_latency,
+        plots.accuracy_differences,
+    ):
         with pytest.raises(ValueError, match="at least one"):
             draw({})
 

@@ -144,7 +144,7 @@ class TestInterval:
         ).confidence_interval  # fmt: skip
         ends = [trimmed_mean_interval(values, seed=seed)[1:] for seed in range(20)]
 
-        assert np.mean(ends, axis=0) == pytest.approx(tuple(reference), abs=0.03 * (reference.high - reference.low))
+        assert np.mean(ends, axis=0) == pytest.approx(tuple(reference), abs=0.012 * (reference.high - reference.low))
         assert len(set(ends)) > 1
 
     def test_it_covers_the_truth_in_95_of_100(self):

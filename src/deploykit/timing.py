@@ -99,8 +99,7 @@ def fixed_conditions(threads: int | None) -> Iterator[int]:
     used = min(before, joblib.cpu_count()) if threads is None else threads
     check_positive(threads=used)
     collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
+    gc.disable()  # without collecting first: that would cost more than many a measurement, and times do not need it
     try:
         with threadpoolctl.threadpool_limits(limits=used), torch.inference_mode():
             torch.set_num_threads(used)

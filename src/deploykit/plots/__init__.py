@@ -1,0 +1,26 @@
+"""The figures of the course. Every function returns a ``Plot`` that carries an alt text built from its data.
+
+Measurements, comparisons and accuracies are those of ``measure`` and ``training``; only their numbers are read. Names
+of models and classes are shown as text, never as formula or markup.
+"""
+
+from deploykit.figures import show, style
+from deploykit.plots.accuracies import accuracy_differences, accuracy_latency, interval_dots
+from deploykit.plots.measurements import batch_curve, disturbed_calls, latency_bars, samples_over_time
+from deploykit.plots.pictures import image_grid
+from deploykit.plots.profile import operator_shares, roofline
+
+__all__ = [
+    "accuracy_differences",
+    "accuracy_latency",
+    "batch_curve",
+    "disturbed_calls",
+    "image_grid",
+    "interval_dots",
+    "latency_bars",
+    "operator_shares",
+    "roofline",
+    "samples_over_time",
+    "show",
+    "style",
+]
