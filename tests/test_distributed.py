@@ -217,4 +217,13 @@ class TestOneProcess:
         """Eight usable cores for two processes; a 1 is torchrun's own."""
         monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
 
-        assert distributed._threads_each(2, given) == expected
+        assert distributed._threads_each(2, None, given) == expected
+
+    @pytest.mark.parametrize(("threads", "expected"), [(6, 3), (1, 1)])
+    def test_a_quota_that_joblib_misses_can_be_said(
+        self, monkeypatch: pytest.MonkeyPatch, threads: int, expected: int
+    ) -> None:
+        """The processes share what the caller counted, and none is left without a thread."""
+        monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+
+        assert distributed._threads_each(2, threads, "1") == expected

@@ -636,7 +636,7 @@ class TestNetwork:
 
     def test_the_readers_own_index_is_asked_and_not_shown(self, world, monkeypatch):
         """Its address may hold a password."""
-        monkeypatch.setenv("PIP_INDEX_URL", "https://jane:secret@mirror.example/simple")
+        monkeypatch.setenv("PIP_INDEX_URL", "https://jane:secret@mirror.example/pypi")
         found = world(mirror=TimeoutError(), toronto=None)
 
         assert found.found == "no answer from the package index within 2 s"

@@ -32,6 +32,19 @@ def root(tmp_path):
 
 
 class TestReading:
+    def test_many_pictures_are_decoded_by_as_many_processes_as_are_allowed(self, root, monkeypatch):
+        """The quota of a service, which joblib does not see, is kept as well."""
+
+        def refuse(n_jobs, **_):
+            raise LookupError(f"{n_jobs} processes")
+
+        monkeypatch.setattr("joblib.Parallel", refuse)
+        monkeypatch.setattr("deploykit.folders.allowed_threads", lambda: 3)
+        monkeypatch.setattr("deploykit.folders.PARALLEL_FROM", 1)
+
+        with pytest.raises(LookupError, match="3 processes"):
+            read(root)
+
     def test_png_files_come_back_pixel_for_pixel_with_the_label_of_their_folder(self, root):
         """Labels index the folders in alphabetical order."""
         images, labels = read(root)["train"]

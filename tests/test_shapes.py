@@ -61,6 +61,19 @@ def test_another_seed_draws_other_pictures(monkeypatch: pytest.MonkeyPatch, data
     assert not np.array_equal(shapes.generate(seed=1)[0], data[0][:50])
 
 
+def test_it_draws_with_the_threads_that_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quota of a service, which joblib does not see, is kept as well."""
+
+    def refuse(max_workers: int) -> None:
+        raise LookupError(f"{max_workers} threads")
+
+    monkeypatch.setattr(shapes, "ThreadPoolExecutor", refuse)
+    monkeypatch.setattr(shapes, "allowed_threads", lambda: 3)
+
+    with pytest.raises(LookupError, match="3 threads"):
+        shapes.generate()
+
+
 def test_colour_does_not_tell_the_class(data: tuple[np.ndarray, ...]) -> None:
     """A nearest class mean on each picture's mean colour and contrast is right hardly more often than chance."""
     train, train_labels, test, test_labels = data

@@ -20,15 +20,16 @@ Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
-def joined(*, timeout_s: float = 600.0) -> Iterator[None]:
+def joined(*, threads: int | None = None, timeout_s: float = 600.0) -> Iterator[None]:
     """Belong to the group of processes that torchrun started, while the block runs; outside torchrun do nothing.
 
     Processes on CPUs talk through gloo. Where there are GPUs, each process gets one (made current, so that ``"cuda"``
-    means it) and tensors on it travel through NCCL. PyTorch's threads are the usable cores, affinity and quota
-    respected, shared out among the processes of this machine. ``OMP_NUM_THREADS`` wins, except at 1: torchrun itself
-    sets that where it finds nothing.
+    means it) and tensors on it travel through NCCL. PyTorch's threads are shared out among the processes of this
+    machine. ``OMP_NUM_THREADS`` wins, except at 1: torchrun itself sets that where it finds nothing.
 
     Args:
+        threads: how many the processes of this machine may use together. None stands for what joblib counts: it
+            respects the affinity and a container's quota, but misses that of a service (``machine.allowed_threads``).
         timeout_s: how long a process waits for one that lives but does not answer. The loss of a process that died is
             noticed at once.
 
@@ -47,7 +48,7 @@ def joined(*, timeout_s: float = 600.0) -> Iterator[None]:
             )
         torch.cuda.set_device(local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    torch.set_num_threads(_threads_each(processes, os.environ.get("OMP_NUM_THREADS")))
+    torch.set_num_threads(_threads_each(processes, threads, os.environ.get("OMP_NUM_THREADS")))
     dist.init_process_group(backend, timeout=dt.timedelta(seconds=timeout_s))
     try:
         yield
@@ -55,12 +56,12 @@ def joined(*, timeout_s: float = 600.0) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _threads_each(processes: int, given: str | None) -> int:
+def _threads_each(processes: int, threads: int | None, given: str | None) -> int:
     import joblib
 
     if given and given.isdecimal() and int(given) > 1:
         return int(given)
-    return max(1, joblib.cpu_count() // processes)
+    return max(1, (threads or joblib.cpu_count()) // processes)
 
 
 def place() -> tuple[int, int]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from deploykit.machine import allowed_threads
+
 FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # Decoding needs up to four bytes per pixel, and the size in a file's header costs its author nothing.
@@ -136,7 +138,7 @@ def _decode_all(paths: list[str], size: int) -> tuple[NDArray[np.uint8], list[st
     problems: list[str] = []
     starts = range(0, len(paths), IMAGES_PER_TASK)
     # Processes, because PIL holds the interpreter's lock for most of a small image: two threads are slower than one.
-    workers = joblib.cpu_count() if len(paths) > PARALLEL_FROM else 1
+    workers = allowed_threads() if len(paths) > PARALLEL_FROM else 1
     decoded = joblib.Parallel(n_jobs=workers, return_as="generator")(
         joblib.delayed(_decode_some)(paths[start : start + IMAGES_PER_TASK], size) for start in starts
     )

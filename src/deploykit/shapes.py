@@ -23,9 +23,10 @@ import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
+
+from deploykit.machine import allowed_threads
 
 Floats = NDArray[np.float32]
 Pair = tuple[float, float]
@@ -317,7 +318,7 @@ def generate(
         test_labels int64 [4000]. Labels index `CLASSES` and run 0, 1, …, 9, 0, 1, …, so any block of ten is balanced.
         The two splits come from separate random streams.
     """
-    with ThreadPoolExecutor(max_workers=joblib.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=allowed_threads()) as pool:
         train_images, test_images = (
             np.concatenate(list(pool.map(functools.partial(_chunk, seed, split), range(total // CHUNK))))
             for split, total in enumerate((TRAIN_IMAGES, TEST_IMAGES))

@@ -27,7 +27,7 @@ print(json.dumps({
 TENSORRT = "import {0}; print({0}.__version__, hasattr({0}, 'Builder'))"
 TENSORRT_FLAVOURS = {  # module: what it is called, what installs it, and who can use it
     "tensorrt": ("TensorRT", "pip install -e '.[gpu]'", "with an NVIDIA GPU, in the checkout"),
-    "tensorrt_rtx": ("TensorRT-RTX", "pip install tensorrt-rtx-cu13", "builds engines without a GPU as well"),
+    "tensorrt_rtx": ("TensorRT-RTX", "pip install tensorrt-rtx-cu13", "to build engines, also without a GPU"),
 }
 BF16_CAPABILITY = (8, 0)  # Ampere: the first tensor cores that multiply bf16
 NEEDED_GIB = 2.0
