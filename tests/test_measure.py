@@ -113,9 +113,9 @@ class TestMeasure:
     def test_a_budget_for_too_few_calls_says_how_many_there_were(self, clock):
         """The error has the number of calls, their duration, and a budget that is enough."""
         with pytest.raises(
-            ValueError, match=r"4 times the budget of 0.5 s was enough for 1 timed calls of about 1 s,"
+            ValueError, match=r"10 times the budget of 0.2 s was enough for 1 timed calls of about 1 s,"
         ) as error:
-            measure(clock.predictor(warm_ms=1000), IMAGES, budget_s=0.5, clock=clock)
+            measure(clock.predictor(warm_ms=1000), IMAGES, budget_s=0.2, clock=clock)
 
         enough = float(str(error.value).split("budget_s=")[1].split()[0])
         assert len(measure(clock.predictor(warm_ms=1000), IMAGES, budget_s=enough, clock=clock).samples_ms) >= 10
@@ -295,9 +295,9 @@ class TestCompare:
         """The error names the rounds, those needed, and a budget that is enough."""
         pair = {name: clock.predictor(warm_ms=500, name=name) for name in "ab"}
         with pytest.raises(
-            ValueError, match=r"4 times the budget of 2.5 s was enough for 3 rounds of 2 contestants.* at least 10"
+            ValueError, match=r"10 times the budget of 1 s was enough for 3 rounds of 2 contestants.* at least 10"
         ) as error:
-            compare(pair, IMAGES, budget_s=2.5, clock=clock)
+            compare(pair, IMAGES, budget_s=1, clock=clock)
 
         enough = float(str(error.value).split("budget_s=")[1].split()[0])
         assert len(compare(pair, IMAGES, budget_s=enough, clock=clock).rounds_ms["a"]) >= 10

@@ -72,7 +72,7 @@ __all__ = [
     "wilson_interval",
 ]
 
-OVERRUN = 4  # a busy machine may take up to so many budgets to reach the fewest calls or rounds
+OVERRUN = 10  # a busy machine may take up to so many budgets to reach the fewest calls or rounds
 WARMUP_SHARE = 0.25  # of the budget, at most, goes into warm-up
 BLOCK_CALLS, BLOCK_S = 10, 0.005  # what a block of timed calls should have at least, if the budget allows
 ROUNDS, LEAST_ROUNDS = 40, 10  # aimed at, and refused below
@@ -102,7 +102,7 @@ def measure(
         label: names the predictor in what is printed.
         threads: None keeps torch's number, but no more than affinity and container quota allow.
         device: where the work is done, so that CUDA is waited for; None means where ``images`` are.
-        budget_s: seconds for warm-up and timed calls, the first call not counted; up to four times as many on a
+        budget_s: seconds for warm-up and timed calls, the first call not counted; up to ten times as many on a
             machine too busy for ``min_samples`` calls in them.
         min_samples: fewer timed calls than this are an error.
         clock: returns seconds; tests pass a fake one.
@@ -168,7 +168,7 @@ def compare(
         baseline: the name to compare with; None means the first.
         threads: as in :func:`measure`.
         device: as in :func:`measure`, for all contestants.
-        budget_s: seconds for warm-up and rounds together, the first call of each not counted; up to four times as
+        budget_s: seconds for warm-up and rounds together, the first call of each not counted; up to ten times as
             many on a machine too busy for 10 rounds in them.
         seed: of the order in the rounds and of the bootstrap.
         clock: returns seconds; tests pass a fake one.
