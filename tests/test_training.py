@@ -220,16 +220,27 @@ class TestResume:
             fit(small_net(), batches(dataset), epochs=2, loss=stop_at(3), checkpoint=path)
         before = path.read_bytes()
 
-        def full(state: object, file: Path) -> None:
-            file.write_bytes(b"half")
+        def full(file: Path, content: bytes) -> None:
+            file.write_text(str(content[:9]))
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(torch, "save", full)
+        monkeypatch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="No space left"):
             fit(small_net(), batches(dataset), epochs=2, loss=stop_at(10**9), checkpoint=path)
 
         assert path.read_bytes() == before
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_folder_that_cannot_be_written_is_said_before_the_first_step(
+        self, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And not after an epoch, when the state is first written."""
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        steps: list[int] = []
+        with pytest.raises(PermissionError, match=r"cannot be written, and s\.pt, the state of this training"):
+            fit(small_net(), batches(dataset), epochs=1, loss=lambda *_: steps.append(1), checkpoint=tmp_path / "s.pt")
+
+        assert steps == []
 
     def test_a_wish_to_stop_during_the_last_evaluation_is_kept(self, dataset: Dataset, tmp_path: Path) -> None:
         """All steps are done and written; the caller still hears of the Ctrl-C, and can go on."""
@@ -319,6 +330,13 @@ class TestFit:
 
         with pytest.raises(ValueError, match="test"):
             fit(small_net(), given["batches"], epochs=1, validation=given["validation"])
+
+    def test_batches_without_a_whole_one_are_refused(self, dataset: Dataset) -> None:
+        """An epoch of no step would have no loss."""
+        none = Batches(dataset.train, dataset, batch_size=len(dataset.train) + 1, drop_last=True)
+
+        with pytest.raises(ValueError, match="not one whole batch to train on"):
+            fit(small_net(), none, epochs=1)
 
     def test_fp16_on_a_cpu_is_refused_with_what_to_use(self, dataset: Dataset) -> None:
         """Its gradients would underflow without a word."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import math
 import os
 import signal
@@ -96,6 +97,7 @@ class ResumableRun:
 
         Raises:
             ValueError: the file is damaged, or belongs to another training; it is left as it is.
+            PermissionError: the folder cannot be written: better said now than after an hour of training.
         """
         state = distributed.on_first(self._read)
         if state is None:
@@ -108,8 +110,14 @@ class ResumableRun:
         self.log.rows[:] = state["rows"]
 
     def _read(self) -> dict[str, Any] | None:
-        if self.path is None or not self.path.parent.is_dir():
+        if self.path is None:
             return None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.path.parent, os.W_OK):
+            raise PermissionError(
+                f"{self.path.parent} cannot be written, and {self.path.name}, the state of this training, belongs "
+                "there; name a file in a folder of yours"
+            )
         clean_leftovers(self.path.parent)
         if not self.path.is_file():
             return None
@@ -231,8 +239,11 @@ class ResumableRun:
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"key": dict(self.key), "rows": self.log.rows, "random": random}
         state |= {name: getattr(self, name) for name in COUNTERS}
+        # torch's own writer hides a full disk behind "unexpected pos"; writing the bytes ourselves says what it is.
+        serialized = io.BytesIO()
+        torch.save(state, serialized)
         with atomic_write(path) as partial:
-            torch.save(state, partial)
+            partial.write_bytes(serialized.getbuffer())
 
     def _asked_to_stop(self) -> bool:
         # Workers outlive a torchrun that was killed outright; a second run would then write the same file.

@@ -122,7 +122,7 @@ def fit(
         progress: show a progress bar.
 
     Raises:
-        ValueError: the test split was given; an unknown precision or schedule; a checkpoint of another run (the
+        ValueError: the test split or no batch was given; an unknown precision or schedule; a checkpoint of another run (the
             message names each setting that differs); processes that were given different trainings.
         KeyboardInterrupt: Ctrl-C or SIGTERM, on any process; the step under way is finished and the state written.
         DivergedError: the loss is NaN or infinite; says at which step.
@@ -189,6 +189,10 @@ def _check(batches: Batches, validation: Batches | None, *, epochs: int, schedul
         raise ValueError(f"schedule {schedule!r} is unknown; use one of {', '.join(SCHEDULES)}")
     if epochs < 1 or not 0 <= warmup < 1:
         raise ValueError(f"epochs is {epochs} and warmup {warmup}; epochs must be 1 or more, warmup a share in [0, 1)")
+    if not len(batches):
+        raise ValueError(
+            "there is not one whole batch to train on; give a smaller batch size, or batches without drop_last"
+        )
     return batches.for_rank(*distributed.place())
 
 
