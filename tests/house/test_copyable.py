@@ -21,7 +21,7 @@ LIBRARY = ROOT / "src" / "deploykit"
 # `measure` itself needs its neighbours, and tests/test_measure.py copies them together.
 RECIPES = (
     "quantization", "pruning", "runtimes", "distillation.py", "precision.py", "export.py", "serving/batcher.py",
-    "cost.py", "machine.py", "significance.py", "timing.py",
+    "free_speed.py", "cost.py", "machine.py", "significance.py", "timing.py",
 )  # fmt: skip
 
 # Each of the named files or modules is run as if deploykit were not there; what goes wrong is printed as JSON.

@@ -8,7 +8,7 @@ from deploykit.figures import show, style
 from deploykit.plots.accuracies import accuracy_differences, accuracy_latency, interval_dots
 from deploykit.plots.measurements import batch_curve, disturbed_calls, latency_bars, samples_over_time
 from deploykit.plots.pictures import image_grid
-from deploykit.plots.profile import operator_shares, roofline
+from deploykit.plots.profile import operator_shares, roofline, time_against_macs
 
 __all__ = [
     "accuracy_differences",
@@ -23,4 +23,5 @@ __all__ = [
     "samples_over_time",
     "show",
     "style",
+    "time_against_macs",
 ]
