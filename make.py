@@ -5,8 +5,10 @@
   test       the whole test suite, unit tests and notebooks (further arguments go to pytest)
   lab        open the notebooks in JupyterLab, on this machine only
   lint       ruff, import-linter and mypy
+  faults     try what goes wrong on real machines, on purpose, and print what became of it (`--short`, `--seed N`)
   notebooks  write notebooks/ anew from notebooks/solutions/ and execute them (for authors)
   readme     fill README's results table from data/results (for authors)
+  reference  write docs/cli.md and tests/golden/help anew from the command `deploykit` (for authors)
   clean      remove what was built; `clean --all` removes the environment .venv too
 
 Each does its own set-up first: the locked dependencies go into .venv, once, which takes some minutes and 8 GB. Killed
@@ -342,6 +344,21 @@ def lab(python: Path, arguments: list[str]) -> NoReturn:
     become(python, "-m", "jupyterlab", "--ip=127.0.0.1", *as_root, *arguments, ROOT / "notebooks")
 
 
+def faults(python: Path, arguments: list[str]) -> NoReturn:
+    """Try what goes wrong, on purpose."""
+    become(python, "-m", "tools.faults", *arguments)
+
+
+def readme(python: Path, arguments: list[str]) -> NoReturn:
+    """Fill README's results table from data/results."""
+    become(python, "-m", "tools.readme", *arguments)
+
+
+def reference(python: Path, arguments: list[str]) -> NoReturn:
+    """Write anew what documents the command."""
+    become(python, "-m", "tools.cli_reference", *arguments)
+
+
 def lint(python: Path, arguments: list[str]) -> int:
     """Run every check, also after one has failed."""
     if arguments:
@@ -377,12 +394,16 @@ def clean(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"cookbook": cookbook, "notebooks": notebooks, "test": test, "lab": lab, "lint": lint}
-
-
-def readme() -> int:
-    """Fill README's results table from data/results."""
-    return subprocess.run([str(environment()), "-m", "tools.readme"], cwd=ROOT, check=False).returncode
+COMMANDS = {
+    "cookbook": cookbook,
+    "notebooks": notebooks,
+    "test": test,
+    "lab": lab,
+    "lint": lint,
+    "faults": faults,
+    "readme": readme,
+    "reference": reference,
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -394,10 +415,8 @@ def main(arguments: list[str]) -> int:
         return 0
     if command == "clean":
         return clean(rest)
-    if command == "readme":
-        return readme()
     if command not in COMMANDS:
-        raise StopError(f"there is no command {command!r}; there are {', '.join(COMMANDS)} clean and readme")
+        raise StopError(f"there is no command {command!r}; there are {', '.join(COMMANDS)} and clean")
     return COMMANDS[command](Path(sys.executable) if this_python else environment(), rest)
 
 

@@ -157,6 +157,27 @@ class TestCache:
             "loading will be as slow next time.\n"
         )
 
+    def test_what_a_teacher_prepared_in_a_shared_folder_is_used(self, train, test, cache, tmp_path, monkeypatch):
+        """A reader who cannot write there builds nothing and keeps no copy."""
+        built = cached("pets", "state", lambda: arrange(train, test, CLASSES))
+        monkeypatch.setattr(places, "cache_places", lambda: [cache, tmp_path / "own"])
+        monkeypatch.setattr(places, "cache_folder", lambda: tmp_path / "own")
+
+        assert same(cached("pets", "state", lambda: pytest.fail("built again")), built)
+
+    def test_what_a_killed_process_left_goes_at_the_next_start(self, train, test, cache):
+        """Also when that start finds the images ready."""
+        cached("pets", "state", lambda: arrange(train, test, CLASSES))
+        code = (
+            "import os, sys; from pathlib import Path; from deploykit.places import atomic_write\n"
+            "with atomic_write(sys.argv[1]) as partial: partial.touch(); os.kill(os.getpid(), 9)"
+        )
+        subprocess.run([sys.executable, "-c", code, cache / "pets.safetensors"], check=False)
+        assert len(list(cache.iterdir())) == 2
+        cached("pets", "state", lambda: pytest.fail("built again"))
+
+        assert [file.name for file in cache.iterdir()] == ["pets.safetensors"]
+
     @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="this system has no limit on file sizes")
     def test_a_full_disk_leaves_the_old_file_and_loads_all_the_same(self, train, test, cache):
         """Writing fails midway (a limit on file sizes stands for the disk): old cache intact, no debris, a warning."""

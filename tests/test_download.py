@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.server
+import os
 import random
 import re
 import signal
@@ -17,6 +18,7 @@ import filelock
 import pytest
 
 from deploykit import download as module
+from deploykit import places
 from deploykit.download import DownloadError, Pace, download
 
 CONTENT = gzip.compress(random.Random(0).randbytes(300_000))  # noqa: S311 - test data
@@ -113,7 +115,7 @@ class TestComplete:
         fetch(server, target)
 
         assert target.read_bytes() == CONTENT
-        assert {path.name for path in target.parent.iterdir()} <= {target.name, f"{target.name}.lock"}
+        assert list(target.parent.iterdir()) == [target]
 
     def test_a_file_that_is_there_is_not_fetched_again(self, server, target):
         """Whoever comes second uses the first one's."""
@@ -136,7 +138,7 @@ class TestComplete:
 
     def test_it_is_right_without_any_lock(self, server, target, monkeypatch):
         """On a drive where everybody gets the lock, each writes into a file of its own."""
-        monkeypatch.setattr(filelock.FileLock, "acquire", lambda *_, **__: None)
+        monkeypatch.setattr(filelock.SoftFileLease, "acquire", lambda *_, **__: None)
         server.bytes_per_s = 1e6
         threads = [threading.Thread(target=fetch, args=(server, target)) for _ in range(3)]
         for thread in threads:
@@ -343,9 +345,48 @@ class TestRefusals:
         assert refusal(server, target) == f"{server.url} answered 404 Not Found"
 
 
-def test_the_lock_of_a_dead_process_stops_nobody(server, target):
-    """The file stays behind; the lock on it does not."""
-    target.with_name(f"{target.name}.lock").touch()
+class TestWhatTheDeadLeft:
+    @pytest.fixture
+    def dead(self) -> int:
+        """Return the number of a process that has ended."""
+        process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+        process.wait()
+        return process.pid
 
-    assert fetch(server, target).exists()
-    assert module.CONNECT_TIMEOUT_S < 10
+    def left_by(self, process: int, target):
+        """Return the name that a process of this machine gave its attempt."""
+        ours = places.unique_name(target, module.ATTEMPT_MARK).name
+        return target.with_name(ours.replace(f"-{os.getpid()}-", f"-{process}-"))
+
+    def test_its_turn_stops_nobody(self, server, target):
+        """A process killed while downloading leaves its turn behind; the next one takes it at once."""
+        code = (
+            "import os, sys; from pathlib import Path; from deploykit.places import one_at_a_time\n"
+            "with one_at_a_time(Path(sys.argv[1]), doing='x'): os.kill(os.getpid(), 9)"
+        )
+        subprocess.run([sys.executable, "-c", code, target], check=False)
+        assert target.with_name(f"{target.name}.turn").exists()
+        fetch(server, target)
+
+        assert list(target.parent.iterdir()) == [target]
+        assert module.CONNECT_TIMEOUT_S < 10
+
+    def test_its_bytes_are_taken_over_and_not_copied(self, server, target, dead):
+        """So the disk needs room for one archive, not two."""
+        left = self.left_by(dead, target)
+        left.write_bytes(CONTENT[:100_000])
+        server.stop_after = 0
+        refusal(server, target)
+
+        assert not left.exists()
+        assert [path.read_bytes() for path in partials(target)] == [CONTENT[:100_000]]
+
+    def test_they_go_once_the_file_is_there(self, server, target, dead):
+        """What a process killed beside a luckier one left; a living one's file stays."""
+        self.left_by(dead, target).write_bytes(CONTENT[:9])
+        living = self.left_by(os.getpid(), target)
+        living.write_bytes(CONTENT[:9])
+        target.write_bytes(CONTENT)
+        fetch(server, target)
+
+        assert partials(target) == [living]

@@ -384,7 +384,7 @@ class TestCommandLine:
             1
         ].split()
 
-        assert set(targets) == {*make.COMMANDS, "clean", "readme"}
+        assert set(targets) == {*make.COMMANDS, "clean"}
         assert [name for name in targets if f"\n  {name} " not in make.__doc__] == []
 
     def test_clean_leaves_the_environment_and_the_locks(self, project):

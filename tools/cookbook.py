@@ -20,6 +20,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from deploykit.places import atomic_write, clean_leftovers
 from make import BUILD, LOCK_FILE, ROOT, minutes, only_one, progress, say
 from tools import book
 
@@ -142,14 +143,15 @@ def _unfinished() -> dict[str, Result]:
 
 
 def _remember(results: list[Result]) -> None:
-    temporary = STATE.with_suffix(".part")
-    temporary.write_text(json.dumps([asdict(result) for result in results]), encoding="utf-8")
-    temporary.replace(STATE)
+    with atomic_write(STATE) as temporary:
+        temporary.write_text(json.dumps([asdict(result) for result in results]), encoding="utf-8")
 
 
 def run_all(sources: list[Path], *, parameters: dict[str, object], timeout: float) -> list[Result]:
     """Run the notebooks one after another, in a folder that no other process uses meanwhile."""
     EXECUTED.mkdir(parents=True, exist_ok=True)
+    for folder in (EXECUTED, STATE.parent):
+        clean_leftovers(folder)
     kept = _unfinished()
     results: list[Result] = []
     for number, source in enumerate(sources, 1):

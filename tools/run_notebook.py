@@ -24,6 +24,7 @@ from nbformat import NotebookNode
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from deploykit.places import atomic_write
 from make import BUILD
 
 # Of one cell: a page with more is of no use, and the time to look for carriage returns in one line grows as its square.
@@ -95,9 +96,8 @@ def prepared(source: Path, parameters: dict[str, object]) -> NotebookNode:
 
 def save(notebook: NotebookNode, target: Path) -> None:
     """Write the notebook whole or not at all."""
-    temporary = target.with_suffix(".part")
-    nbformat.write(notebook, temporary)
-    temporary.replace(target)
+    with atomic_write(target) as temporary:
+        nbformat.write(notebook, temporary)
 
 
 def execute(source: Path, target: Path, *, parameters: dict[str, object], timeout: float) -> dict[str, object]:

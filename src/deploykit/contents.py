@@ -135,24 +135,34 @@ def arrange(
 def cached(key: str, state: str, build: Callable[[], Contents]) -> Contents:
     """Return the contents kept under ``key`` if they were built from ``state``; else build and keep them.
 
+    Of several processes that find nothing kept, one builds and the others wait for it. What somebody else has kept in
+    a shared folder that cannot be written is used too.
+
     Args:
         key: names the file in the cache folder.
         state: a digest of everything the contents were made from.
         build: makes them.
     """
-    stamp = f"{FORMAT}:{state}"
+    stamp, name = f"{FORMAT}:{state}", f"{key}.safetensors"
+    for folder in places.cache_places():
+        places.clean_leftovers(folder)
+        if (kept := _read(folder / name, stamp)) is not None:
+            return kept
     try:
-        file = places.cache_folder() / f"{key}.safetensors"
+        file = places.cache_folder() / name
     except OSError as error:
         _say(f"The prepared images are not kept ({error}); loading will be as slow next time.")
         return build()
-    if (kept := _read(file, stamp)) is not None:
-        return kept
-    contents = build()
-    try:
-        _write(file, stamp, contents)
-    except OSError as error:
-        _say(f"The prepared images could not be kept in {file.parent} ({error}); loading will be as slow next time.")
+    with places.one_at_a_time(file, doing="preparing these images"):
+        if (kept := _read(file, stamp)) is not None:
+            return kept
+        contents = build()
+        try:
+            _write(file, stamp, contents)
+        except OSError as error:
+            _say(
+                f"The prepared images could not be kept in {file.parent} ({error}); loading will be as slow next time."
+            )
     return contents
 
 
@@ -166,7 +176,7 @@ def _read(file: Path, stamp: str) -> Contents | None:
                 return None
             facts = json.loads(metadata["facts"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, SafetensorError) as error:
         _say(f"The cached images in {file} cannot be read ({error}); they are made again.")
@@ -175,15 +185,12 @@ def _read(file: Path, stamp: str) -> Contents | None:
 
 
 def _write(file: Path, stamp: str, contents: Contents) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    places.clean_leftovers(file.parent)
+    # Not save_file: it writes to a temporary file of its own, which nobody would clean up after a killed process.
+    serialized = save(contents.tensors, {"stamp": stamp, "facts": json.dumps(asdict(contents.facts))})
     with places.atomic_write(file) as temporary:
-        try:
-            save_file(contents.tensors, temporary, {"stamp": stamp, "facts": json.dumps(asdict(contents.facts))})
-        except SafetensorError as error:  # how safetensors reports a full disk
-            raise OSError(str(error)) from error
+        temporary.write_bytes(serialized)
 
 
 def _tupled(value: Any) -> Any:

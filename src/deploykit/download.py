@@ -2,16 +2,15 @@
 
 Every process writes into a file of its own, so nothing depends on a lock being honoured (on network drives it often is
 not). An attempt that ends early, even by being killed, leaves that file, and the next attempt starts from a copy of
-the longest one. The lock only keeps processes from downloading the same bytes at the same time.
+the longest one. Processes take turns only to save the bandwidth.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import secrets
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,16 +18,23 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploykit import places
+
 if TYPE_CHECKING:
     from requests import Response
 
 CONNECT_TIMEOUT_S = 4.0
 BLOCK_BYTES = 1 << 16
 GZIP_MAGIC = b"\x1f\x8b"
+ATTEMPT_MARK = ".partial"
 
 
 class DownloadError(ConnectionError):
     """The file could not be had; the message says why, what was kept and what to do."""
+
+
+class _TooLongError(Exception):
+    """More bytes were kept from an earlier attempt than the file has."""
 
 
 @dataclass(frozen=True)
@@ -58,40 +64,47 @@ def download(url: str, target: Path, *, sha256: str, pace: Pace) -> Path:
             whose SHA-256 is another one.
         OSError: the folder cannot be written or the disk is full.
     """
-    import pooch
-    from pooch.utils import get_logger
-
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    with places.one_at_a_time(target, doing=f"downloading {target.name}"):
+        if not target.exists():
+            _fetch(url, target, sha256, pace)
+    forget_attempts(target)
+    return target
 
-    def fetch(url: str, output_file: str | os.PathLike[str], _: object) -> None:
+
+def forget_attempts(target: Path) -> None:
+    """Delete what killed attempts left beside ``target``, once that is there."""
+    places.clean_leftovers(target.parent)
+    for path in _attempts(target):
+        with contextlib.suppress(OSError):
+            if places.is_abandoned(path):
+                path.unlink()
+
+
+def _fetch(url: str, target: Path, sha256: str, pace: Pace) -> None:
+    """Bring a file of our own to the whole length, check it, and give it its name."""
+    partial = places.unique_name(target, ATTEMPT_MARK)
+    earlier = _attempts(target)
+    try:
         _continue(url, partial, target, pace)
         with partial.open("rb") as written:
             os.fsync(written.fileno())
-        partial.replace(output_file)
-
-    with _one_at_a_time(target):
-        if target.exists():
-            return target
-        earlier = _attempts(target)
-        get_logger().setLevel("WARNING")  # its line about the download names a folder of this machine
-        try:
-            # pooch checks the SHA-256 under a temporary name and renames.
-            pooch.retrieve(url, f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=fetch)
-        except ValueError:
-            # The fault may lie in the part that was resumed from: the next attempt must not carry it on.
+            intact = hashlib.file_digest(written, "sha256").hexdigest() == sha256
+    except _TooLongError:
+        intact = False
+    except DownloadError:
+        if partial.exists():  # it contains all that the earlier ones had
             _forget(earlier)
-            partial.unlink(missing_ok=True)
-            raise DownloadError(
-                f"{url} was downloaded completely, but its SHA-256 is not the published one ({sha256[:12]}…): a bit "
-                "was flipped on the way or the file was exchanged. It was thrown away; run again to download it anew."
-            ) from None
-        except DownloadError:
-            if partial.exists():  # it contains all that the earlier ones had
-                _forget(earlier)
-            raise
-        _forget(earlier)
-    return target
+        raise
+    _forget(earlier)
+    if not intact:
+        # The fault may lie in the part that was resumed from: the next attempt must not carry it on.
+        partial.unlink(missing_ok=True)
+        raise DownloadError(
+            f"{url} was downloaded completely, but its SHA-256 is not the published one ({sha256[:12]}…): a bit "
+            "was flipped on the way or the file was exchanged. It was thrown away; run again to download it anew."
+        )
+    partial.replace(target)
 
 
 def _continue(url: str, partial: Path, target: Path, pace: Pace) -> None:
@@ -100,7 +113,7 @@ def _continue(url: str, partial: Path, target: Path, pace: Pace) -> None:
     from urllib3.exceptions import HTTPError
 
     if earlier := _attempts(target):
-        shutil.copyfile(max(earlier, key=lambda path: earlier[path].st_size), partial)
+        _take_over(max(earlier, key=lambda path: earlier[path].st_size), partial)
     have = partial.stat().st_size if partial.exists() else 0
     try:
         # Uncompressed transfer: a second gzip around the file would make its bytes and lengths differ from the range's.
@@ -122,12 +135,21 @@ def _continue(url: str, partial: Path, target: Path, pace: Pace) -> None:
         raise DownloadError(f"{url} ended after {size:,} of {total:,} bytes.{_kept(partial)}")
 
 
+def _take_over(earlier: Path, partial: Path) -> None:
+    """Go on from an earlier attempt: with the file itself, or with a copy while its own process may still write it."""
+    with contextlib.suppress(FileNotFoundError):  # another process was quicker
+        if places.is_abandoned(earlier):
+            earlier.replace(partial)
+        else:
+            shutil.copyfile(earlier, partial)
+
+
 def _agree(response: Response, have: int) -> tuple[int, int | None]:
     """Return the position at which the answer starts and the length of the whole file.
 
     Raises:
         DownloadError: the answer is not (a part of) the file.
-        ValueError: the earlier attempt is longer than the file.
+        _TooLongError: the earlier attempt is longer than the file.
     """
     if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
         # The range starts at or beyond the end: all of it is here, or more than all.
@@ -135,7 +157,7 @@ def _agree(response: Response, have: int) -> tuple[int, int | None]:
         if total.isdigit() and int(total) == have:
             response.close()
             return have, have
-        raise ValueError(f"{have:,} bytes were kept from an earlier attempt, more than the file has")
+        raise _TooLongError
     if response.status_code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         raise DownloadError(f"{response.url} answered {response.status_code} {response.reason}")
     kind = response.headers.get("Content-Type", "")
@@ -219,7 +241,7 @@ def _keep(partial: Path) -> None:
 
 def _attempts(target: Path) -> dict[Path, os.stat_result]:
     found = {}
-    for path in target.parent.glob(f"{target.name}.partial-*"):
+    for path in target.parent.glob(f"{target.name}{ATTEMPT_MARK}-*"):
         with contextlib.suppress(FileNotFoundError):  # another process has just finished with it
             found[path] = path.stat()
     return found
@@ -231,23 +253,3 @@ def _forget(attempts: dict[Path, os.stat_result]) -> None:
         with contextlib.suppress(OSError):
             if path.stat().st_mtime_ns == status.st_mtime_ns:
                 path.unlink()
-
-
-@contextlib.contextmanager
-def _one_at_a_time(target: Path) -> Iterator[None]:
-    import filelock
-
-    lock = filelock.FileLock(f"{target}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        sys.stderr.write(f"Another process is downloading {target.name}; waiting for it.\n")
-        with contextlib.suppress(filelock.Timeout):
-            lock.acquire(timeout=900)
-    except (OSError, NotImplementedError):
-        # A drive without locks: at worst the same bytes are fetched twice.
-        pass
-    try:
-        yield
-    finally:
-        lock.release()

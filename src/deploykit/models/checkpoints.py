@@ -39,7 +39,7 @@ def save_checkpoint(model: Network, folder: Path | str, *, card: str) -> None:
     folder = Path(folder)
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     with atomic_write(folder / "model.safetensors") as partial:
-        safetensors.torch.save_file(weights, partial)
+        partial.write_bytes(safetensors.torch.save(weights))  # save_file leaves a file of its own when it is killed
     for name, text in (("config.json", json.dumps(model.config.to_dict(), indent=2) + "\n"), ("README.md", card)):
         with atomic_write(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
