@@ -147,7 +147,10 @@ def train(
     card = model_card(
         name=model,
         dataset=loaded.name,
-        description=f"{model} for images of {height}x{width} pixels, a starting point of the deploykit cookbook.",
+        description=(
+            f"{network.config.description[0].upper()}{network.config.description[1:]}, for images of {height}x{width} "
+            "pixels: a starting point of the deploykit cookbook."
+        ),
         accuracy=accuracy,
         trained_on=f"{split} ({len(part):,} images)",
         recipe=recipe,
