@@ -122,8 +122,8 @@ def fit(
         progress: show a progress bar.
 
     Raises:
-        ValueError: the test split or no batch was given; an unknown precision or schedule; a checkpoint of another run (the
-            message names each setting that differs); processes that were given different trainings.
+        ValueError: the test split or no batch was given; an unknown precision or schedule; a checkpoint of another run
+            (the message names each setting that differs); processes that were given different trainings.
         KeyboardInterrupt: Ctrl-C or SIGTERM, on any process; the step under way is finished and the state written.
         DivergedError: the loss is NaN or infinite; says at which step.
     """
