@@ -21,6 +21,7 @@ exclude_patterns = ["_build", "_generated", "jupyter_execute"]
 nb_execution_mode = "off"  # the notebooks come executed: one renderer, and the build takes seconds
 nb_ipywidgets_js: dict[str, Any] = {}  # nor any other script from the network
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # as cells of text are read: plain CommonMark has no tables
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 suppress_warnings = ["mystnb.unknown_mime_type"]

@@ -22,6 +22,7 @@ import make
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN_BOOK = 'project = "toy"\nextensions = ["myst_nb"]\nnb_execution_mode = "off"\nexclude_patterns = ["_generated"]\n'
+TABLE = "from IPython.display import Markdown\nMarkdown('| this run | |\\n|:--|:--|\\n| from | a folder |')"
 FIGURE = """from base64 import b64decode
 from IPython.display import Image, display
 dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -90,7 +91,7 @@ def project(tmp_path) -> Path:
 def troubled(tmp_path_factory) -> tuple[Path, int, str]:
     """Run six notebooks, four of which end badly, with our own book: the project, exit status and output."""
     project = new_project(tmp_path_factory.mktemp("troubled"), plain_book=False)
-    write_notebook(project, "00_good", "print(BUDGET, DATA)", FIGURE)
+    write_notebook(project, "00_good", "print(BUDGET, DATA)", FIGURE, TABLE)
     write_notebook(project, "01_fails", "x = 1\nraise ValueError('<img src=x onerror=alert(1)> ```')", "print('late')")
     write_notebook(project, "02_hangs", "while True: pass")
     write_notebook(project, "03_killed", "import os\nos.kill(os.getpid(), 9)")
@@ -196,6 +197,10 @@ class TestTheBook:
     def test_a_figure_keeps_its_alt_text(self, page):
         """The alt text that the output carries is the image's in the page."""
         assert 'alt="one dot"' in page("notebooks/00_good.html")
+
+    def test_a_table_that_a_cell_shows_is_a_table(self, page):
+        """The banner of every notebook is one; plain CommonMark would leave its bars standing."""
+        assert "<td class=\"text-left\"><p>a folder</p></td>" in page("notebooks/00_good.html")
 
     def test_formulas_are_mathml(self, page):
         """A formula needs no script: the browser draws it."""
