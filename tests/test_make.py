@@ -200,7 +200,7 @@ class TestTheBook:
 
     def test_a_table_that_a_cell_shows_is_a_table(self, page):
         """The banner of every notebook is one; plain CommonMark would leave its bars standing."""
-        assert "<td class=\"text-left\"><p>a folder</p></td>" in page("notebooks/00_good.html")
+        assert '<td class="text-left"><p>a folder</p></td>' in page("notebooks/00_good.html")
 
     def test_formulas_are_mathml(self, page):
         """A formula needs no script: the browser draws it."""

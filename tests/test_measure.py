@@ -309,6 +309,15 @@ class TestCompare:
         assert len(compare(pair, IMAGES, budget_s=2.5, clock=clock).rounds_ms["a"]) == 10
         assert len(measure(pair["a"], IMAGES, budget_s=0.6, clock=clock).samples_ms) == 10
 
+    def test_turns_become_shorter_when_the_machine_becomes_slower(self, clock):
+        """Ten timed calls of 2 ms are planned; of calls that then take 100 ms one a turn, so that the budget is kept."""
+        cold = [2.0] * 30
+        pair = {name: clock.predictor(warm_ms=100, cold_ms=cold, name=name) for name in "ab"}
+        found = compare(pair, IMAGES, budget_s=8, clock=clock)
+
+        assert len(found.rounds_ms["a"]) > 10
+        assert clock.now < 8
+
     @pytest.mark.parametrize("names", [(), ("alone",)])
     def test_one_contestant_is_not_a_comparison(self, names):
         """The error names what was given and the function for one predictor."""

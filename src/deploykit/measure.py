@@ -194,7 +194,7 @@ def compare(
         started = clock()
         warm = {name: timers[name].warm_up(budget_s * WARMUP_SHARE / len(names)) for name in names}
         block_s = (budget_s - (clock() - started)) / ROUNDS / len(names)
-        timed_calls = {name: _timed_calls(call_s, block_s) for name, (_, call_s) in warm.items()}
+        call_s = {name: seconds for name, (_, seconds) in warm.items()}
         round_s = 0.0
         last: str | None = None
         while (after_s := (begun := clock()) - started + round_s) <= budget_s or (
@@ -204,9 +204,10 @@ def compare(
                 if name != last:  # whoever ended the round before and begins this one just goes on
                     timers[name].settle()
                 last = name
-                block = [timers[name].call() for _ in range(timed_calls[name])]
+                block = [timers[name].call() for _ in range(_timed_calls(call_s[name], block_s))]
                 samples[name] += block
-                rounds[name].append(statistics.median(block))
+                call_s[name] = statistics.median(block)  # the machine may have become slower since the warm-up
+                rounds[name].append(call_s[name])
             round_s = clock() - begun
     done = len(rounds[baseline])
     if done < LEAST_ROUNDS:
