@@ -310,7 +310,7 @@ class TestCompare:
         assert len(measure(pair["a"], IMAGES, budget_s=0.6, clock=clock).samples_ms) == 10
 
     def test_turns_become_shorter_when_the_machine_becomes_slower(self, clock):
-        """Ten timed calls of 2 ms are planned; of calls that then take 100 ms one a turn, so that the budget is kept."""
+        """Ten calls of 2 ms a turn are planned; of calls that then take 100 ms one, so that the budget is kept."""
         cold = [2.0] * 30
         pair = {name: clock.predictor(warm_ms=100, cold_ms=cold, name=name) for name in "ab"}
         found = compare(pair, IMAGES, budget_s=8, clock=clock)
