@@ -243,7 +243,7 @@ class TestPackages:
         assert found["packages"].status == found["packages: onnx"].status == "missing"
         assert found["packages"].found == "torch 2.9.0 is installed, >=2.11 is needed"
         assert found["packages"].cost == "nothing of the course runs"
-        assert found["packages: onnx"].found == "onnx is not installed"
+        assert found["packages: onnx"].found == "not installed: onnx"
         assert found["packages: onnx"].mend.endswith("in the checkout: pip install -e '.[onnx]'")
 
     def test_the_extras_are_those_of_the_project(self):

@@ -59,18 +59,20 @@ def packages() -> list[Finding]:
 
 
 def _group(name: str, extra: str, requirements: list[Requirement]) -> Finding:
-    there, amiss = [], []
+    there, absent, amiss = [], [], []
     # torch decides about most of what follows, so it is among those shown.
     for requirement in sorted(requirements, key=lambda wanted: (not wanted.name.startswith("torch"), wanted.name)):
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            amiss.append(f"{requirement.name} is not installed")
+            absent.append(requirement.name)
             continue
         if requirement.specifier.contains(version, prereleases=True):
             there.append(f"{requirement.name} {version}")
         else:
             amiss.append(f"{requirement.name} {version} is installed, {requirement.specifier} is needed")
+    if absent:
+        amiss.insert(0, f"not installed: {', '.join(absent)}")
     if amiss:
         install = f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
         mend = f"python make.py cookbook makes a .venv with everything; by hand, in the checkout: {install}"
