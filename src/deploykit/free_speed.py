@@ -28,10 +28,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     from torch.fx.experimental.optimization import fuse
     from torch.fx.proxy import TraceError
 
-    if any(module.training for module in model.modules()):
-        raise ValueError(
-            "the model is in training mode, where batch norm depends on the batch: call model.eval() first"
-        )
+    _refuse_training_mode(model)
     try:
         folded = fuse(model)  # of a copy, which it makes itself
     except TraceError as error:
@@ -67,10 +64,7 @@ def fast_predictor(
     Raises:
         ValueError: see :func:`fold_batchnorm`.
     """
-    if not fold and any(module.training for module in model.modules()):
-        raise ValueError(
-            "the model is in training mode, where batch norm depends on the batch: call model.eval() first"
-        )
+    _refuse_training_mode(model)
     dtype = torch.bfloat16 if bf16 else torch.float32
     ready = fold_batchnorm(model) if fold else copy.deepcopy(model)
     ready = ready.to(dtype).to(memory_format=torch.channels_last)
@@ -81,6 +75,13 @@ def fast_predictor(
         return forward(images.to(dtype=dtype, memory_format=torch.channels_last)).float()
 
     return predict
+
+
+def _refuse_training_mode(model: nn.Module) -> None:
+    if any(module.training for module in model.modules()):
+        raise ValueError(
+            "the model is in training mode, where batch norm depends on the batch: call model.eval() first"
+        )
 
 
 def _batchnorms(model: nn.Module) -> int:
