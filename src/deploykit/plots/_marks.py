@@ -11,6 +11,7 @@ from deploykit.text import format_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 NAME_WIDTH = 26
 
@@ -54,13 +55,18 @@ def name_rows(axes: Axes, names: Iterable[str]) -> None:
 
 def log_scale(axes: Axes, which: str = "y") -> None:
     """Make an axis logarithmic, with ticks at 1, 2 and 5 written as plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set(**{f"{which}scale": "log"})
     axis = axes.yaxis if which == "y" else axes.xaxis
     axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    plain_numbers(axis)
     axis.set_minor_formatter(NullFormatter())
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Write an axis's numbers out: 0.01 and 1,000, not powers of ten."""
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
 
 
 def digits(value: float) -> str:

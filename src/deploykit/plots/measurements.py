@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deploykit.figures import COLOURS, HATCHES, INK, LINES, Plot, new_figure, style
-from deploykit.plots._marks import cycled, digits, log_scale, look, median_text, name_rows, note, tint
+from deploykit.plots._marks import cycled, digits, log_scale, look, median_text, name_rows, note, plain_numbers, tint
 
 
 def latency_bars(comparison: Any) -> Plot:
@@ -79,7 +79,7 @@ def batch_curve(curves: Mapping[str, Mapping[int, Any]]) -> Plot:
             axes.set_title(title)
             axes.set_ylabel(unit)
             log_scale(axes) if title == "Latency" else axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+            plain_numbers(axes.yaxis)
         plot.axes[0].legend()
     parts = []
     for label, curve in curves.items():

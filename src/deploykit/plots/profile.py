@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploykit.figures import COLOURS, HATCHES, INK, LINES, MARKERS, QUIET, Plot, new_figure, style
-from deploykit.plots._marks import cycled, digits, name_rows, note, tint
+from deploykit.plots._marks import cycled, digits, name_rows, note, plain_numbers, tint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ def time_against_macs(layers: pd.DataFrame, *, macs_per_ms: float) -> Plot:
             axes.plot(some["macs"] / 1e6, some["ms"], linestyle="none", markeredgecolor=INK, **look)
         axes.set(xscale="log", yscale="log", xlabel="MACs of a call [millions]", ylabel="time [ms]")
         for which in (axes.xaxis, axes.yaxis):
-            which.set_major_formatter(lambda value, _: f"{value:,g}")
+            plain_numbers(which)
         plot.legend(loc="outside lower center", ncols=4)
     off = np.exp(np.abs(np.log(layers["macs"] / layers["ms"] / macs_per_ms)))
     told = [f"{kind} {digits(float(off[layers['kind'] == kind].median()))}" for kind in kinds]
@@ -143,7 +143,7 @@ def roofline(layers: pd.DataFrame, peaks: Any) -> Plot:
         axes.set(xscale="log", yscale="log", xlim=(low, high))
         axes.set_ylim(min(group["gflops"] for group in groups) / 3, 2.2 * max(peaks.gflops.values()))
         for which in (axes.xaxis, axes.yaxis):
-            which.set_major_formatter(lambda value, _: f"{value:,g}")
+            plain_numbers(which)
         axes.set_xlabel("intensity [FLOP per byte]")
         axes.set_ylabel("speed [GFLOP/s]")
         _legend(plot, axes, kinds)
