@@ -47,13 +47,8 @@ def recognises(facts: Facts) -> bool:
 
 
 def find_archive() -> Path | None:
-    """Return the archive where a download, or the reader, has put it; what killed downloads left beside it goes."""
-    from deploykit.download import forget_attempts
-
-    archive = next((path for path in _places() if path.is_file()), None)
-    if archive:
-        forget_attempts(archive)
-    return archive
+    """Return the archive where a download, or the reader, has put it."""
+    return next((path for path in _places() if path.is_file()), None)
 
 
 def download_archive(*, patient: bool) -> Path:

@@ -151,6 +151,8 @@ def _folder(path: Path, size: int, *, called: str | None = None) -> Dataset:
 
 def _cifar10(*, download: bool, patient: bool) -> Dataset:
     """Find CIFAR-10: the folder of ``$DEPLOYKIT_DATA`` if it is that, the folders under ``data/``, the archive."""
+    from deploykit.download import forget_attempts
+
     named = os.environ.get("DEPLOYKIT_DATA")
     places_to_look = {"$DEPLOYKIT_DATA": Path(named)} if named else {}
     places_to_look["data/cifar10"] = places.data_folder() / "cifar10"
@@ -166,7 +168,10 @@ def _cifar10(*, download: bool, patient: bool) -> Dataset:
             f"CIFAR-10 is neither in {places.data_folder()} nor in the folder that DEPLOYKIT_DATA names, and "
             "downloading it is switched off"
         )
-    archive = archive or cifar10.download_archive(patient=patient)
+    if archive is None:
+        archive = cifar10.download_archive(patient=patient)
+    else:
+        forget_attempts(archive)
     status = archive.stat()
     state = f"{status.st_size}:{status.st_mtime_ns}"
     found = contents.cached("cifar10-archive", state, lambda: cifar10.read_archive(archive))
