@@ -9,8 +9,8 @@ from pathlib import Path
 
 from deploykit import places
 from deploykit.doctor.finding import LIMITED, MISSING, OK, Doubt, Finding, judged
+from deploykit.doctor.hardware import GIB
 
-GIB = 2**30
 ARCHIVE_BYTES = 170_052_171
 # CIFAR-10's archive and its decoded form, shapes32's, and the kernels that torch.compile builds.
 NEEDED_GIB, LEAST_GIB = 1.0, 0.5
