@@ -198,16 +198,19 @@ def all_of_them(folder: Path) -> dict[str, object]:
 
 
 def endless(folder: Path) -> None:
-    """Train until stopped; leave the process's number, and once steps are made, say so."""
+    """Train until stopped; at every step leave the process's number, in one piece for whoever reads meanwhile."""
+    rank = distributed.place()[0]
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        (folder / f"{distributed.place()[0]}.pid").write_text(str(os.getpid()))
+        half_written = folder / f"{rank}.pid.part"
+        half_written.write_text(str(os.getpid()))
+        half_written.replace(folder / f"{rank}.pid")
         return cross_entropy()(model, images, labels)
 
     try:
         fit(net(), batches(), epochs=10**6, loss=loss, checkpoint=folder / "state.pt", checkpoint_every_s=10**6)
     except KeyboardInterrupt as error:
-        (folder / f"{distributed.place()[0]}.end").write_text(str(error))
+        (folder / f"{rank}.end").write_text(str(error))
         raise SystemExit(130) from error
 
 
