@@ -9,16 +9,20 @@ from deploykit.plots.accuracies import accuracy_differences, accuracy_latency, i
 from deploykit.plots.measurements import batch_curve, disturbed_calls, latency_bars, samples_over_time
 from deploykit.plots.pictures import image_grid
 from deploykit.plots.profile import operator_shares, roofline, time_against_macs
+from deploykit.plots.quantization import calibration_curves, layer_bars, quantization_grids
 
 __all__ = [
     "accuracy_differences",
     "accuracy_latency",
     "batch_curve",
+    "calibration_curves",
     "disturbed_calls",
     "image_grid",
     "interval_dots",
     "latency_bars",
+    "layer_bars",
     "operator_shares",
+    "quantization_grids",
     "roofline",
     "samples_over_time",
     "show",

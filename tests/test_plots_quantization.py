@@ -1,0 +1,76 @@
+"""Figures of quantization: the numbers are those of the data, and names are text."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from deploykit import plots
+
+EVIL = r"$\frac{$ <img src=x onerror=alert(1)>"
+LAYERS = pd.DataFrame({"layer": ["conv", "fc"], "sqnr_db": [40.5, 46.1]})
+
+EVERY = {
+    "quantization_grids": lambda name: plots.quantization_grids({name: (np.arange(9.0), np.arange(9.0))}),
+    "layer_bars": lambda name: plots.layer_bars(LAYERS.assign(layer=[name, "b"]), "sqnr_db", label="SQNR [dB]"),
+    "calibration_curves": lambda name: plots.calibration_curves({name: {8: (0.5, (0.1, 0.9))}}),
+}
+
+
+@pytest.mark.parametrize("draw", EVERY.values(), ids=EVERY)
+@pytest.mark.parametrize("name", [EVIL, "a_b^c"])
+def test_a_name_is_drawn_as_text(draw, name):
+    """Neither HTML nor a broken formula in a name stops a figure; the alt text has it whole."""
+    before = dict(mpl.rcParams)
+    plot = draw(name)
+    data, metadata = plot._repr_mimebundle_()
+
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert name in plot.alt == metadata["image/png"]["alt"]
+    assert dict(mpl.rcParams) == before
+
+
+def test_levels_are_counted_by_the_nearest():
+    """0.1 and -0.2 round to 0, 1.4 to 1: two of the three levels are used, whatever lies beyond the last."""
+    plot = plots.quantization_grids({"one": ([0.1, -0.2, 1.4, 0.9], [-2, 0, 1])}, of="weight")
+
+    assert "2 of 3 levels from -2 to 1.00 used" in plot.alt.replace("-2.00", "-2")
+    assert plot.axes[0].get_title(loc="left") == "one: 2 of 3 levels used"
+
+
+def test_every_layer_has_its_bar_and_the_marked_ones_are_hatched():
+    """In the table's order, with their numbers."""
+    plot = plots.layer_bars(LAYERS, "sqnr_db", label="SQNR [dB]", marked=["conv"])
+    bars = plot.axes[0].patches
+
+    assert [(bar.get_width(), bar.get_hatch()) for bar in bars] == [(40.5, "///"), (46.1, None)]
+    assert plot.alt == "Bars, SQNR [dB], layer by layer: conv 40.5, fc 46.1. Marked: conv."
+
+
+def test_curves_have_their_intervals():
+    """Points in the order of the images, ends where the interval has them."""
+    plot = plots.calibration_curves({"minmax": {64: (0.1, (-0.1, 0.2)), 8: (0.5, (0.3, 0.9))}})
+    line, (segments,) = plot.axes[0].containers[0][0], plot.axes[0].containers[0][2]
+
+    assert line.get_ydata().tolist() == [0.5, 0.1]
+    assert [part[:, 1].tolist() for part in segments.get_segments()] == [
+        pytest.approx([0.3, 0.9]),
+        pytest.approx([-0.1, 0.2]),
+    ]
+    assert plot.alt.endswith("minmax +0.50 with 8, +0.10 with 64.")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.quantization_grids({}),
+        lambda: plots.layer_bars(LAYERS[:0], "sqnr_db", label="SQNR [dB]"),
+        lambda: plots.calibration_curves({"minmax": {}}),
+    ],
+)
+def test_nothing_to_draw_is_an_error(draw):
+    """An empty figure would look like a result."""
+    with pytest.raises(ValueError, match="to draw: "):
+        draw()
