@@ -48,6 +48,32 @@ def error(quantized: Quantized, model: nn.Module) -> float:
     return float((found - exact).square().mean().sqrt() / exact.square().mean().sqrt())
 
 
+def constants(model) -> list[tuple[float, ...]]:
+    """Return the float constants of a few numbers: biases, scales and ends of ranges."""
+    found = [op for op in model.get_ops() if op.get_type_name() == "Constant" and op.get_element_type().is_real()]
+    return sorted(tuple(op.data.ravel().tolist()) for op in found if op.data.size <= 32)
+
+
+class TestCalibration:
+    def test_a_range_reaches_to_the_extremes(self, model, exported):
+        """One image of larger values among many sets the scale of the images, as a mean over images would not."""
+        calm, loud = images(31) / 10, images(1, seed=1) * 3
+        quantized = quantize_openvino(exported, [calm, loud])
+
+        (first,) = [
+            op for op in quantized.model.get_ops()
+            if op.get_type_name() == "FakeQuantize" and op.input_value(0).get_node().get_type_name() == "Parameter"
+        ]  # fmt: skip
+        low, high = (float(first.input_value(port).get_node().data.ravel()[0]) for port in (1, 2))
+        assert max(-low, high) == pytest.approx(float(loud.abs().max()), rel=0.02)
+
+    def test_biases_are_corrected_on_request_only(self, exported, quantized):
+        """By itself no bias is moved."""
+        corrected = quantize_openvino(exported, [images(40), images(24, seed=1)], correct_biases=True)
+
+        assert constants(corrected.model) != constants(quantized.model)
+
+
 class TestIntegers:
     def test_every_layer_is_in_the_report(self, quantized):
         """int8 weights and integer activations under the names that the layers have in torch."""

@@ -85,10 +85,6 @@ def quantize_onnx(
         options["CalibPercentile"] = percentile
     excluded = [node for node, layer in names.items() if layer in skipped]
     excluded += [node.name for node in source.graph.node if node.op_type in FLOAT_OPERATORS]
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
-
-    # Else it advises to run its preparation, which folds batch norm and finds shapes: torch's exporter did.
-    add_pre_process_metadata(source)
     model = insert_qdq(
         source,
         images,

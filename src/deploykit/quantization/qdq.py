@@ -38,7 +38,12 @@ def insert_qdq(
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+    prepared = onnx.ModelProto()
+    prepared.CopyFrom(source)
+    # Else it advises to run its preparation, which folds batch norm and finds shapes: torch's exporter did.
+    add_pre_process_metadata(prepared)
     taken = source.graph.input[0]
     batch = taken.type.tensor_type.shape.dim[0].dim_value or 1  # 0 where any will do
     feeds = iter([{taken.name: part.numpy()} for part in images.split(batch) if len(part) == batch])
@@ -51,7 +56,7 @@ def insert_qdq(
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         result = Path(folder) / "quantized.onnx"
         quantize_static(
-            source,
+            prepared,
             result,
             Reader(),
             per_channel=True,
