@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -178,3 +180,29 @@ class TestRefusals:
         """A torch module is looked at before it is exported."""
         with pytest.raises(ValueError, match="SmallResidual is in training mode"):
             quantize_openvino(SmallResidual(), [images(8)])
+
+
+class TestSignals:
+    @pytest.mark.parametrize("first", ["quantize", "load"])
+    def test_ctrl_c_still_interrupts(self, exported, tmp_path, first):
+        """Models that come and go leave no signal stack behind that is gone: Python's handler is reached."""
+        (tmp_path / "model.onnx").write_bytes(exported.SerializeToString())
+        code = f"""
+import gc, os, signal, torch
+from deploykit.quantization.openvino import quantize_openvino
+from deploykit.runtimes import openvino
+images, path = torch.randn(8, 3, 8, 8), r"{tmp_path / "model.onnx"}"
+work = {{
+    "load": lambda: openvino.kernels(openvino.load(path), images),
+    "quantize": lambda: openvino.kernels(openvino.load(quantize_openvino(path, [images]).model), images),
+}}
+for name in ("{first}", "quantize", "load", "quantize"):
+    work[name]()
+    gc.collect()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise SystemExit("no interruption")
+    except KeyboardInterrupt:
+        pass
+"""
+        subprocess.run([sys.executable, "-X", "faulthandler", "-c", code], check=True, timeout=300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import math
@@ -82,7 +83,7 @@ def quantize_openvino(
             layer; images that cannot be used; or nothing was quantized.
         ImportError: openvino or nncf is missing.
     """
-    ov, nncf = _packages()
+    ov, nncf, _ = _packages()
     batches = calibration_images(calibration)
     source = _as_openvino(model, batches[0], ov)
     _check_source(source, batches[0])
@@ -112,8 +113,9 @@ def quantize_openvino(
     return Quantized(quantized, "OpenVINO (NNCF)", layers)
 
 
-def _packages() -> tuple[Any, Any]:
-    """Return openvino and nncf, with their reports to a web service switched off unless DEPLOYKIT_TELEMETRY=1.
+@functools.cache
+def _packages() -> tuple[Any, Any, Any]:
+    """Return openvino, nncf and a Core that lives on; reports to a web service are off unless DEPLOYKIT_TELEMETRY=1.
 
     Both send what they are used for, without asking. Where the reporting package seems absent they fall back to a
     stub; this has to be so before the first import.
@@ -126,7 +128,9 @@ def _packages() -> tuple[Any, Any]:
         import openvino
     except ImportError as error:
         raise ImportError("OpenVINO or NNCF is missing: pip install 'deploykit[openvino]'") from error
-    return openvino, nncf
+    # NNCF makes and drops such Cores. Each puts a stack for signals in place of the one before, and where the older of
+    # two ends first the next Ctrl-C ends the process; not while one is below them that never ends.
+    return openvino, nncf, openvino.Core()
 
 
 def _as_openvino(model: Any, images: torch.Tensor, ov: Any) -> ov.Model:

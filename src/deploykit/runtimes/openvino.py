@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -117,6 +118,16 @@ def import_openvino() -> Any:
     return openvino
 
 
+@functools.cache
+def _core() -> Any:
+    """Return the one Core of this process.
+
+    Each has a stack for signals and puts the one before back when it ends. Where the older of two ended first, that one
+    is gone, and the next Ctrl-C ends the process with a segmentation fault. One that never ends keeps its own in place.
+    """
+    return import_openvino().Core()
+
+
 def _mean_times(compiled: Any) -> dict[str, int]:
     """Return the mean microseconds of each operation that was executed."""
     operations = compiled.get_runtime_model().get_ops()
@@ -125,8 +136,7 @@ def _mean_times(compiled: Any) -> dict[str, int]:
 
 
 def _compiled(source: Path | str | ov.Model, hints: dict[str, Any]) -> Any:
-    ov = import_openvino()
-    core = ov.Core()
+    ov, core = import_openvino(), _core()
     in_memory = isinstance(source, ov.Model)
     given = source if in_memory else existing(source)
     try:
