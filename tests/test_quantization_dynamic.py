@@ -199,13 +199,12 @@ class TestTorchao:
 
         assert moved["torchao"] < 1e-5 < moved["torch.ao"]
 
-    def test_settings_of_the_process_stay(self, mixer, monkeypatch):
+    def test_settings_of_the_process_stay(self, mixer):
         """The settings that torchao recommends would hold for everything that is compiled from then on."""
-        monkeypatch.setattr("torch._inductor.config.coordinate_descent_tuning", False)
+        with torch._inductor.config.patch(coordinate_descent_tuning=False):
+            quantize_dynamic(mixer, backend="torchao")
 
-        quantize_dynamic(mixer, backend="torchao")
-
-        assert not torch._inductor.config.coordinate_descent_tuning
+            assert not torch._inductor.config.coordinate_descent_tuning
 
     def test_without_the_package_the_extra_is_named(self, mixer, monkeypatch):
         """The message can be pasted."""
