@@ -52,6 +52,7 @@ def save(model: nn.Module, path: Path | str, *, images: Tensor, max_batch: int =
         raise ValueError(f"{type(model).__name__} is in training mode; call .eval() before save")
     example = images[:1].repeat(2, 1, 1, 1)  # a batch of 1 would be taken for a constant
     batch = torch.export.Dim("batch", min=1, max=max_batch)
+    _register_integer_kernels(model)
     notes = {"images": ",".join(map(str, images.shape[1:])), "max_batch": str(max_batch)}
     options = FREEZING | {"aot_inductor.metadata": notes}
     with complete_or_absent(path, ".pt2") as partial:
@@ -136,6 +137,7 @@ def _is_integer(operator: str) -> bool:
 
 def _compiling(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return the model as torch.compile makes it; freezing is a global option, to be on whenever it compiles."""
+    _register_integer_kernels(model)
     compiled = torch.compile(model)
     seen: set[tuple[Any, ...]] = set()
 
@@ -149,6 +151,16 @@ def _compiling(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return logits
 
     return forward
+
+
+def _register_integer_kernels(model: nn.Module) -> None:
+    """Teach the compiler that quantize and dequantize around an operator are an integer kernel.
+
+    torchao's rules for it are registered when this module of its is imported, whichever quantizer made the graph;
+    without them the same graph is compiled to float arithmetic, in silence.
+    """
+    if isinstance(model, torch.fx.GraphModule) and any("quantize" in str(node.target) for node in model.graph.nodes):
+        import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # noqa: F401
 
 
 @contextlib.contextmanager
