@@ -77,10 +77,11 @@ def compare_outputs(a: Callable[[Tensor], Any], b: Callable[[Tensor], Any], batc
             agreed += int((first.argmax(dim=1) == second.argmax(dim=1)).sum())
     if not images:
         raise ValueError("there is no image to compare on; give batches of at least one")
-    return OutputDifference(error / total, worst, cosine / images, agreed / images, _decibels(signal, noise), images)
+    return OutputDifference(error / total, worst, cosine / images, agreed / images, decibels(signal, noise), images)
 
 
-def _decibels(signal: float, noise: float) -> float:
+def decibels(signal: float, noise: float) -> float:
+    """Return 10 log10(signal / noise) of two sums of squares; infinite where there is no noise."""
     if not noise:
         return math.inf
     return 10 * math.log10(signal / noise) if signal else -math.inf

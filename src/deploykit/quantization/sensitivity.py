@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import calibration_images, check_model, check_runs
+from .outputs import decibels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,12 +70,12 @@ def sensitivity(
     for name, layer in layers.items():
         with _coarse(layer, ranges[name], weight_bits, activation_bits):
             found = _logits(copied, seen)
-        answers = found.argmax(1)
+        answers, noise = found.argmax(1), found.double() - exact.double()
         rows.append({
             "layer": name,
             "kind": type(layer).__name__,
             "parameters": layer.weight.numel(),
-            "sqnr_db": _sqnr_db(exact, found),
+            "sqnr_db": decibels(float(exact.double().square().sum()), float(noise.square().sum())),
             "agreement": float((answers == exact.argmax(1)).double().mean()),
             "accuracy_drop": 100 * float(right - (answers == labels).double().mean()),
         })  # fmt: skip
@@ -151,8 +152,3 @@ def _coarse(layer: Weighted, span: tuple[float, float], weight_bits: int, activa
 def _logits(model: nn.Module, batches: list[Tensor]) -> Tensor:
     with torch.no_grad():
         return torch.cat([model(images) for images in batches])
-
-
-def _sqnr_db(exact: Tensor, found: Tensor) -> float:
-    noise = float((found.double() - exact.double()).square().sum())
-    return math.inf if noise == 0 else 10 * math.log10(float(exact.double().square().sum()) / noise)
