@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that PyTorch code uses
-from torch import Tensor, nn
+from torch import nn
 
 from deploykit.cards import model_card
 from deploykit.cost import macs, parameters
 from deploykit.data import Batches, load_dataset
+from deploykit.distillation import ResponseLoss
 from deploykit.machine import machine
 from deploykit.models import Network, load_pretrained
 from deploykit.places import atomic_write, data_folder
@@ -54,29 +54,6 @@ class Training:
     log: TrainingLog
 
 
-@dataclasses.dataclass(frozen=True)
-class Distillation:
-    """The teacher's softened answers and the labels as one loss, in the form that ``fit`` takes (Hinton et al. 2015).
-
-        soft_weight * T² * KL(teacher_T || student_T) + (1 - soft_weight) * cross_entropy
-
-    T² keeps the gradient of the soft part at one scale whatever T is (section 2 there).
-    """
-
-    teacher: nn.Module = dataclasses.field(repr=False)
-    soft_weight: float = 0.9
-    temperature: float = 4.0
-
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of a batch, a scalar."""
-        with torch.no_grad():
-            soft_labels = F.softmax(self.teacher(images).float() / self.temperature, dim=1)
-        logits = model(images).float()
-        soft = F.kl_div(F.log_softmax(logits / self.temperature, dim=1), soft_labels, reduction="batchmean")
-        hard = F.cross_entropy(logits, labels)
-        return self.soft_weight * self.temperature**2 * soft + (1 - self.soft_weight) * hard
-
-
 def sgd(
     model: nn.Module, *, peak_lr: float, weight_decay: float, step_lr: float, momentum: float = 0.9
 ) -> torch.optim.SGD:
@@ -91,7 +68,7 @@ def quantized(model: Network, calibration: Batches, bits: int) -> Network:
     return cast("Network", prepared.to(memory_format=torch.channels_last))
 
 
-def train(network: Network, batches: Batches, loss: Distillation, given: argparse.Namespace, *, bits: int) -> Training:
+def train(network: Network, batches: Batches, loss: ResponseLoss, given: argparse.Namespace, *, bits: int) -> Training:
     """Train a prepared network in place; go on from its folder's state where there is one."""
     recipe: Row = {
         "optimizer": "sgd, Nesterov momentum 0.9",
@@ -191,7 +168,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--peak-lr", type=float, default=0.04)
     parser.add_argument("--step-lr", type=float, default=0.04, help="of the quantizers' steps")
-    parser.add_argument("--soft-weight", type=float, default=0.9, help="share of the teacher in the loss")
+    parser.add_argument("--alpha", type=float, default=0.9, help="share of the teacher in the loss")
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--seed", type=int, default=0, help="of the batches")
@@ -217,7 +194,7 @@ def main() -> None:
     calibration = Batches(dataset.train.take(CALIBRATION_IMAGES), dataset, batch_size=128)
     judging = Batches(judged, dataset, batch_size=500)
     teacher = load_pretrained(given.model, dataset.name).to(memory_format=torch.channels_last)
-    loss = Distillation(teacher, given.soft_weight, given.temperature)
+    loss = ResponseLoss(teacher, temperature=given.temperature, alpha=given.alpha)
     fp32 = evaluate(teacher, judging)
     latest, rows = copy.deepcopy(teacher), []
     for bits in given.bits:

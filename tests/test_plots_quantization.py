@@ -59,7 +59,7 @@ def test_curves_have_their_intervals():
         pytest.approx([0.3, 0.9]),
         pytest.approx([-0.1, 0.2]),
     ]
-    assert plot.alt.endswith("minmax +0.50 with 8, +0.10 with 64.")
+    assert plot.alt.endswith("against calibration images: minmax 0.500 at 8, 0.100 at 64.")
 
 
 @pytest.mark.parametrize(

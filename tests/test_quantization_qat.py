@@ -134,7 +134,7 @@ class TestPrepare:
             ({"images": images(0)}, "there is no initial image"),
             ({"images": images(2) / 0}, "has NaN or infinity in it"),
             ({"skip": ["conv9"]}, "skip names 'conv9', and the model has no such layer"),
-            ({"weight_bits": 1}, "weight_bits is 1; int8 holds 2 to 8"),
+            ({"weight_bits": 1}, "weight_bits is 1; choose a whole number from 2 to 8"),
         ],
     )  # fmt: skip
     def test_what_cannot_work_is_refused(self, model, change, message):

@@ -83,7 +83,7 @@ class TestRanges:
     @pytest.mark.parametrize("options", [{"weight_bits": 9}, {"activation_bits": 1}])
     def test_other_bits_are_refused(self, options):
         """int8 holds 2 to 8 bits."""
-        with pytest.raises(ValueError, match=r"_bits is [91]; int8 holds 2 to 8"):
+        with pytest.raises(ValueError, match=r"_bits is [91]; choose a whole number from 2 to 8"):
             IntegerQuantizer(**options)
 
 

@@ -139,8 +139,8 @@ class TestSensitivity:
                 "validation was given the test",
             ),
             ({"validation": [torch.zeros(1, 3, 32, 32)]}, "validation needs pairs of images and labels"),
-            ({"weight_bits": 1}, "weight_bits is 1; choose 2 to 8"),
-            ({"activation_bits": 9}, "activation_bits is 9; choose 2 to 8"),
+            ({"weight_bits": 1}, "weight_bits is 1; choose a whole number from 2 to 8"),
+            ({"activation_bits": 9}, "activation_bits is 9; choose a whole number from 2 to 8"),
         ],
     )
     def test_what_cannot_be_measured_is_refused(self, batches, change, message):

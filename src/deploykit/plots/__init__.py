@@ -6,9 +6,11 @@ of models and classes are shown as text, never as formula or markup.
 
 from deploykit.figures import show, style
 from deploykit.plots.accuracies import accuracy_differences, accuracy_latency, interval_dots
+from deploykit.plots.curves import curves
 from deploykit.plots.measurements import batch_curve, disturbed_calls, latency_bars, samples_over_time
 from deploykit.plots.pictures import image_grid
 from deploykit.plots.profile import operator_shares, roofline, time_against_macs
+from deploykit.plots.pruning import pruned_widths
 from deploykit.plots.quantization import calibration_curves, layer_bars, quantization_grids
 
 __all__ = [
@@ -16,12 +18,14 @@ __all__ = [
     "accuracy_latency",
     "batch_curve",
     "calibration_curves",
+    "curves",
     "disturbed_calls",
     "image_grid",
     "interval_dots",
     "latency_bars",
     "layer_bars",
     "operator_shares",
+    "pruned_widths",
     "quantization_grids",
     "roofline",
     "samples_over_time",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploykit.figures import INK, LINES, QUIET, Plot, new_figure, style
-from deploykit.plots._marks import cycled, digits, log_scale, look, name_rows, note, tint
+from deploykit.figures import INK, Plot, new_figure, style
+from deploykit.plots._marks import digits, name_rows, note, tint
+from deploykit.plots.curves import curves
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,31 +99,4 @@ def calibration_curves(
     Raises:
         ValueError: no curve, or an empty one.
     """
-    if not losses or not all(losses.values()):
-        raise ValueError("no curve to draw: give at least one, {'minmax': {64: (0.1, (0.0, 0.2))}}")
-    with style():
-        plot = new_figure(3.6)
-        axes = plot.subplots()
-        axes.axhline(0, color=INK, linestyle="--", linewidth=1)
-        shift = 1.04  # neighbours' intervals beside each other, not on top of each other
-        for number, (method, curve) in enumerate(losses.items()):
-            images = np.array(sorted(curve))
-            values = np.array([curve[count][0] for count in images])
-            ends = np.array([curve[count][1] for count in images])
-            spread = [values - ends[:, 0], ends[:, 1] - values]
-            axes.errorbar(
-                images * shift ** (number - (len(losses) - 1) / 2), values, yerr=spread, label=method,
-                ecolor=QUIET, elinewidth=1.2, capsize=3, linestyle=cycled(LINES, number), **look(number),
-            )  # fmt: skip
-        log_scale(axes, "x")
-        counts = sorted({count for curve in losses.values() for count in curve})
-        axes.set_xticks(counts, [f"{count:,}" for count in counts])
-        axes.set_xlabel("calibration images")
-        axes.set_ylabel(loss)
-        plot.legend(loc="outside right upper")
-    parts = [
-        f"{method} " + ", ".join(f"{curve[count][0]:+.2f} with {count:,}" for count in sorted(curve))
-        for method, curve in losses.items()
-    ]
-    plot.alt = f"Lines, {loss}, against the number of calibration images: {'; '.join(parts)}."
-    return plot
+    return curves(losses, x="calibration images", y=loss, reference=0, log_x=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+FEWEST_BITS, MOST_BITS = 2, 8
 IMAGE_DIMENSIONS = 4  # [N, channels, height, width]
 INTEGER_OR_OBSERVED = ("torch.ao.nn.quantized", "torch.ao.nn.qat", "torch.ao.nn.intrinsic.q", "torch.ao.quantization")
 # Homes within these of what a float model may hold: marks of where to quantize, additions that could be observed.
@@ -39,6 +40,13 @@ def check_model(model: nn.Module, purpose: str) -> None:
             raise ValueError(
                 f"{name} is {dtype_name(parameter.dtype)}; {purpose} takes float32 weights: call .float() on the model"
             )
+
+
+def check_bits(**bits: int) -> None:
+    """Raise ValueError unless each is a whole number from 2 to 8: what int8 holds, and more than a sign."""
+    for name, number in bits.items():
+        if not isinstance(number, int) or not FEWEST_BITS <= number <= MOST_BITS:
+            raise ValueError(f"{name} is {number}; choose a whole number from {FEWEST_BITS} to {MOST_BITS}")
 
 
 def is_quantized(module: nn.Module) -> bool:

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that PyTorch code uses
 from torch import Tensor, nn
 
-from .checks import calibration_images, check_model, check_runs
+from .checks import FEWEST_BITS, calibration_images, check_bits, check_model, check_runs
 from .learned_steps import LearnedQuantizer, quantizers
 
-LEAST_BITS, MOST_BITS = 2, 8
 MID_RISE = 0.5
 SAMPLE = 32_768  # activations a layer from which its first step is found
 
@@ -97,9 +96,7 @@ def prepare_low_bits(
         ValueError: bits outside 2 to 8, a model in training mode or quantized already, no usable calibration image, or
             no layer that could be quantized.
     """
-    for name, bits in {"weight_bits": weight_bits, "activation_bits": activation_bits, "edge_bits": edge_bits}.items():
-        if not isinstance(bits, int) or not LEAST_BITS <= bits <= MOST_BITS:
-            raise ValueError(f"{name} is {bits}; low-bit quantization takes whole numbers from 2 to 8")
+    check_bits(weight_bits=weight_bits, activation_bits=activation_bits, edge_bits=edge_bits)
     check_model(model, "low-bit quantization")
     if next(quantizers(model), None):
         raise ValueError(f"{type(model).__name__} is quantized already; low-bit quantization takes the float32 model")
@@ -117,7 +114,7 @@ def prepare_low_bits(
             edge_bits if name in edges else activation_bits,
             signed_inputs=bool(values.min() < 0),
             per_channel=per_channel,
-            weight_offset=MID_RISE if weight_bits == LEAST_BITS and name not in edges else 0.0,
+            weight_offset=MID_RISE if weight_bits == FEWEST_BITS and name not in edges else 0.0,
         )
         for name, values in samples.items()
     }

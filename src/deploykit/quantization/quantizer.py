@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from .checks import check_bits
 from .graphs import check_names, is_within
 
 try:
@@ -40,7 +41,6 @@ BATCHNORMS = (ATEN.batch_norm.default,)
 CLAMPS = (  # these cost nothing: the range of the integers ends where the activation does
     ATEN.relu.default, ATEN.relu_.default, ATEN.hardtanh.default, ATEN.hardtanh_.default,
 )  # fmt: skip
-FEWEST_BITS, MOST_BITS = 2, 8
 
 
 class IntegerQuantizer(Quantizer):
@@ -74,9 +74,7 @@ class IntegerQuantizer(Quantizer):
         skip: Collection[str] = (),
     ) -> None:
         super().__init__()
-        for what, bits in {"weight_bits": weight_bits, "activation_bits": activation_bits}.items():
-            if not FEWEST_BITS <= bits <= MOST_BITS:
-                raise ValueError(f"{what} is {bits}; int8 holds {FEWEST_BITS} to {MOST_BITS}")
+        check_bits(weight_bits=weight_bits, activation_bits=activation_bits)
         self.weights = _weight_spec(weight_bits, qat=qat)
         self.activations = _activation_spec(activation_bits, symmetric=symmetric, qat=qat)
         self.skip = skip

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .checks import calibration_images, check_model, check_runs
+from .checks import calibration_images, check_bits, check_model, check_runs
 from .outputs import decibels
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
-FEWEST_BITS, MOST_BITS = 2, 8
 
 
 def sensitivity(
@@ -53,9 +52,7 @@ def sensitivity(
             model without a convolution or linear layer.
     """
     check_model(model, "sensitivity")
-    for name, bits in {"weight_bits": weight_bits, "activation_bits": activation_bits}.items():
-        if not FEWEST_BITS <= bits <= MOST_BITS:
-            raise ValueError(f"{name} is {bits}; choose {FEWEST_BITS} to {MOST_BITS}")
+    check_bits(weight_bits=weight_bits, activation_bits=activation_bits)
     images = calibration_images(calibration)
     seen, labels = _labelled(validation)
     check_runs(model, images[0])

@@ -1,0 +1,53 @@
+"""Figures of pruning: the numbers are those of the data, and names are text."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import pytest
+
+from deploykit import plots
+
+EVIL = r"$\frac{$ <img src=x onerror=alert(1)>"
+EVERY = {
+    "pruned_widths": lambda name: plots.pruned_widths({name: (16, 9)}),
+    "curves": lambda name: plots.curves({name: {0.5: (1.0, (0.9, 1.1))}}, x="sparsity", y="speed"),
+}
+
+
+@pytest.mark.parametrize("draw", EVERY.values(), ids=EVERY)
+@pytest.mark.parametrize("name", [EVIL, "a_b^c"])
+def test_a_name_is_drawn_as_text(draw, name):
+    """Neither HTML nor a broken formula in a name stops a figure; the alt text has it whole."""
+    before = dict(mpl.rcParams)
+    plot = draw(name)
+    data, metadata = plot._repr_mimebundle_()
+
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert name in plot.alt == metadata["image/png"]["alt"]
+    assert dict(mpl.rcParams) == before
+
+
+def test_the_channels_left_lie_inside_those_before():
+    """Two bars for each layer, in the order given."""
+    plot = plots.pruned_widths({"conv1": (16, 9), "conv2": (32, 32)})
+
+    assert [bar.get_width() for bar in plot.axes[0].patches] == [16, 9, 32, 32]
+    assert plot.alt == "Bars, channels left of those before, layer by layer: conv1 9 of 16, conv2 32 of 32."
+
+
+def test_curves_stand_beside_each_other_on_a_linear_axis():
+    """The points of two series at one place are moved apart, by equal amounts to either side of it."""
+    series = {name: {0.0: (1.0, (0.9, 1.1)), 0.9: (2.0, (1.9, 2.1))} for name in ("dense", "CSR")}
+    plot = plots.curves(series, x="sparsity", y="speed [x]", reference=1)
+    first, second = (container[0].get_xdata() for container in plot.axes[0].containers)
+
+    assert (first + second) / 2 == pytest.approx([0.0, 0.9])
+    assert 0 < second[0] - first[0] < 0.02
+    assert plot.alt == "Lines, speed [x], against sparsity: dense 1.00 at 0, 2.00 at 0.9; CSR 1.00 at 0, 2.00 at 0.9."
+
+
+@pytest.mark.parametrize("draw", [lambda: plots.pruned_widths({}), lambda: plots.curves({"a": {}}, x="x", y="y")])
+def test_nothing_to_draw_is_an_error(draw):
+    """It says what to give."""
+    with pytest.raises(ValueError, match=r"no (layer|curve) to draw: give at least one"):
+        draw()
