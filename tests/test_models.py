@@ -17,6 +17,7 @@ from deploykit.models import (
     RowLSTMConfig,
     build,
     resnet,
+    resnet_like,
 )
 
 IMAGES = torch.zeros(2, 3, 32, 32)
@@ -208,3 +209,49 @@ class TestBuild:
 
         assert all(parameter.grad is not None for parameter in network.parameters())
         assert loss < 0.3
+
+
+class TestResNetLike:
+    @pytest.fixture
+    def shrunk(self) -> ResNet:
+        """A ResNet with two blocks a stage of which tensors have gone, as after pruning; its config is out of date."""
+        torch.manual_seed(0)
+        model = ResNet(ResNetConfig((4, 8), ((3, 4), (5, 2)), classes=3))
+        smaller = ResNet(ResNetConfig((4, 6), ((2, 4), (5, 1)), classes=3)).eval()
+        for name, module in smaller.named_children():
+            setattr(model, name, module)
+        return model.eval()
+
+    def test_the_configuration_is_read_off_the_tensors(self, shrunk: ResNet) -> None:
+        """Same logits, and a description that is right."""
+        found, images = resnet_like(shrunk), torch.randn(2, 3, 32, 32)
+
+        assert found.config == ResNetConfig((4, 6), ((2, 4), (5, 1)), classes=3)
+        assert not found.training
+        assert_close(found(images), shrunk(images), rtol=0, atol=0)
+
+    def test_replaced_blocks_are_left_out(self, shrunk: ResNet) -> None:
+        """An identity computes nothing."""
+        shrunk.blocks[0] = shrunk.blocks[3] = nn.Identity()
+        found, images = resnet_like(shrunk), torch.randn(2, 3, 32, 32)
+
+        assert found.config == ResNetConfig((4, 6), ((4,), (5,)), classes=3)
+        assert_close(found(images), shrunk(images), rtol=0, atol=0)
+
+    def test_the_network_given_is_not_shared(self, shrunk: ResNet) -> None:
+        """Training one leaves the other alone."""
+        nn.init.zeros_(resnet_like(shrunk).fc.weight)
+
+        assert shrunk.fc.weight.any()
+
+    def test_what_fits_no_configuration(self, shrunk: ResNet) -> None:
+        """Another kind of block, a stage without one, widths that do not agree."""
+        shrunk.fc = nn.Linear(5, 3)
+        with pytest.raises(ValueError, match="the tensors of this network fit no configuration of a ResNet"):
+            resnet_like(shrunk)
+        shrunk.blocks[0] = nn.ReLU()
+        with pytest.raises(ValueError, match=r"blocks\.0 is a ReLU; it must be a BasicBlock or an nn\.Identity"):
+            resnet_like(shrunk)
+        shrunk.blocks[0] = shrunk.blocks[1] = nn.Identity()
+        with pytest.raises(ValueError, match="a stage has no block left"):
+            resnet_like(shrunk)

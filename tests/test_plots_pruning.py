@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import matplotlib as mpl
+import pandas as pd
 import pytest
 
 from deploykit import plots
 
 EVIL = r"$\frac{$ <img src=x onerror=alert(1)>"
+GROUP = pd.DataFrame(
+    {
+        "layer": ["conv1", "bn1", "conv2"],
+        "kind": ["Conv2d", "BatchNorm2d", "Conv2d"],
+        "cut": ["output channels", "channels", "input channels"],
+        "channels": [16, 16, 16],
+    }
+)
 EVERY = {
+    "dependency_boxes": lambda name: plots.dependency_boxes(GROUP.assign(layer=[name, "b", "c"])),
     "pruned_widths": lambda name: plots.pruned_widths({name: (16, 9)}),
     "curves": lambda name: plots.curves({name: {0.5: (1.0, (0.9, 1.1))}}, x="sparsity", y="speed"),
 }
@@ -44,6 +54,15 @@ def test_curves_stand_beside_each_other_on_a_linear_axis():
     assert (first + second) / 2 == pytest.approx([0.0, 0.9])
     assert 0 < second[0] - first[0] < 0.02
     assert plot.alt == "Lines, speed [x], against sparsity: dense 1.00 at 0, 2.00 at 0.9; CSR 1.00 at 0, 2.00 at 0.9."
+
+
+def test_inputs_are_cut_at_the_left_and_outputs_at_the_right():
+    """A batch norm, whose inputs are its outputs, is cut at both sides."""
+    plot = plots.dependency_boxes(GROUP)
+    strips = [(round(bar.get_y() + 0.36), bar.get_x() < 0.5) for bar in plot.axes[0].patches if bar.get_hatch()]
+
+    assert strips == [(0, False), (1, True), (1, False), (2, True)]
+    assert plot.alt.endswith("conv1 (Conv2d), bn1 (BatchNorm2d), conv2 (Conv2d).")
 
 
 @pytest.mark.parametrize("draw", [lambda: plots.pruned_widths({}), lambda: plots.curves({"a": {}}, x="x", y="y")])

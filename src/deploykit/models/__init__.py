@@ -4,7 +4,7 @@ from deploykit.models.checkpoints import load_checkpoint, load_pretrained, save_
 from deploykit.models.mlp_mixer import MLPMixer, MLPMixerConfig
 from deploykit.models.named import ARCHITECTURES, build
 from deploykit.models.network import Network, NetworkConfig
-from deploykit.models.resnet import BasicBlock, ResNet, ResNetConfig, resnet
+from deploykit.models.resnet import BasicBlock, ResNet, ResNetConfig, resnet, resnet_like
 from deploykit.models.row_lstm import RowLSTM, RowLSTMConfig
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained",
     "resnet",
+    "resnet_like",
     "save_checkpoint",
 ]

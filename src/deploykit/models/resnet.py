@@ -7,6 +7,7 @@ channel- or block-pruned descendant, so a pruned network is saved and loaded lik
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -86,6 +87,8 @@ class ResNet(Network):
         config: the widths; :func:`resnet` makes the usual ones.
     """
 
+    config: ResNetConfig
+
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__(config)
         in_width = config.stage_widths[0]
@@ -126,3 +129,49 @@ def resnet(depth: int, *, width: float = 1.0, classes: int = 10) -> ResNet:
         raise ValueError(f"depth {depth} does not exist in this family; use 6n + 2: 8, 14, 20, 32, 44, 56, 110")
     widths = tuple(round(channels * width) for channels in STAGE_WIDTHS)
     return ResNet(ResNetConfig(widths, tuple((channels,) * blocks for channels in widths), classes))
+
+
+def resnet_like(model: ResNet) -> ResNet:
+    """Build the network that a pruned one has become, with a configuration that says so, so that it can be saved.
+
+    Pruning changes the tensors of a network, or replaces blocks by ``nn.Identity``, and leaves ``.config`` as it was.
+
+    Args:
+        model: what a pruning recipe made of a :class:`ResNet`; it is not changed.
+
+    Returns:
+        A network of its own with the same weights, mode and device, without the replaced blocks.
+
+    Raises:
+        ValueError: a block that is neither a :class:`BasicBlock` nor an identity, a stage without any block left, or
+            tensors that fit no configuration.
+    """
+    stages: list[list[BasicBlock]] = []
+    starts = set(itertools.accumulate(map(len, model.config.block_widths), initial=0))
+    for position, block in enumerate(model.blocks):
+        if position in starts:
+            stages.append([])
+        if isinstance(block, BasicBlock):
+            stages[-1].append(block)
+        elif not isinstance(block, nn.Identity):
+            raise ValueError(  # noqa: TRY004 - a network of the right type with a part that is not
+                f"blocks.{position} is a {type(block).__name__}; it must be a BasicBlock or an nn.Identity"
+            )
+    if not all(stages):
+        raise ValueError(
+            "a stage has no block left; a ResNet needs one in each, with which the later stages halve the size"
+        )
+    config = ResNetConfig(
+        stage_widths=tuple(stage[0].conv2.out_channels for stage in stages),
+        block_widths=tuple(tuple(block.conv1.out_channels for block in stage) for stage in stages),
+        classes=model.fc.out_features,
+    )
+    smaller = ResNet(config)
+    kept = nn.Sequential(*(block for stage in stages for block in stage))
+    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("blocks.")}
+    weights |= {f"blocks.{name}": value for name, value in kept.state_dict().items()}
+    try:
+        smaller.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"the tensors of this network fit no configuration of a ResNet: {error}") from error
+    return smaller.to(model.fc.weight.device).train(model.training)

@@ -10,7 +10,7 @@ from deploykit.plots.curves import curves
 from deploykit.plots.measurements import batch_curve, disturbed_calls, latency_bars, samples_over_time
 from deploykit.plots.pictures import image_grid
 from deploykit.plots.profile import operator_shares, roofline, time_against_macs
-from deploykit.plots.pruning import pruned_widths
+from deploykit.plots.pruning import dependency_boxes, pruned_widths
 from deploykit.plots.quantization import calibration_curves, layer_bars, quantization_grids
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "batch_curve",
     "calibration_curves",
     "curves",
+    "dependency_boxes",
     "disturbed_calls",
     "image_grid",
     "interval_dots",

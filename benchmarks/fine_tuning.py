@@ -1,0 +1,137 @@
+"""What the benchmarks share that fine-tune a pretrained network and compare it, image by image, with what it was."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime as dt
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deploykit.cards import model_card
+from deploykit.cost import macs, parameters
+from deploykit.data import Batches, Dataset, load_dataset
+from deploykit.machine import machine
+from deploykit.models import Network, load_checkpoint, load_pretrained, save_checkpoint
+from deploykit.places import data_folder
+from deploykit.significance import paired_difference
+from deploykit.training import Accuracy, TrainingLog
+
+EXAMPLE = torch.zeros(1, 3, 32, 32)
+STATE = "training-state.pt"
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all of them have."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("model", help="a pretrained network, the teacher too")
+    made.add_argument("--dataset", default="cifar10")
+    made.add_argument("--checkpoint", type=Path, help="a folder to take the weights from instead")
+    made.add_argument("--split", choices=("train", "train+val"), default="train+val", help="train is judged on val")
+    made.add_argument("--images", type=int, help="train and judge on so many only: a trial")
+    made.add_argument("--epochs", type=int, default=20, help="of fine-tuning")
+    made.add_argument("--batch-size", type=int, default=128)
+    made.add_argument("--peak-lr", type=float, default=0.005, help="of fine-tuning, for Muon")
+    made.add_argument("--alpha", type=float, default=0.9, help="share of the teacher in the loss")
+    made.add_argument("--seed", type=int, default=0, help="of the batches and of random weights")
+    made.add_argument("--out", type=Path, help="folder of the results; given, no recorded run is written")
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A network, what it is trained with and what it is judged by.
+
+    Attributes:
+        full: the pretrained network, channels_last.
+        dataset: where everything comes from.
+        batches: to train on, augmented.
+        judging: the test images, or validation images while a recipe is being chosen.
+        out: folder of the results.
+        trial: whether nothing is to be recorded.
+    """
+
+    full: Network
+    dataset: Dataset
+    batches: Batches
+    judging: Batches
+    out: Path
+    trial: bool
+
+
+def task(given: argparse.Namespace, name: str) -> Task:
+    """Load what the arguments of :func:`parser` ask for; ``name`` is the folder of trials."""
+    dataset = load_dataset(given.dataset)
+    part, judged = (dataset.train, dataset.val) if given.split == "train" else (dataset.train_val, dataset.test)
+    if given.images is not None:
+        part, judged = part.take(given.images), judged.take(given.images)
+    trial = given.out is not None or given.split == "train" or given.images is not None
+    full = load_checkpoint(given.checkpoint) if given.checkpoint else load_pretrained(given.model, dataset.name)
+    return Task(
+        full=full.to(memory_format=torch.channels_last),
+        dataset=dataset,
+        batches=Batches(
+            part, dataset, batch_size=given.batch_size, augment=True, shuffle=True, drop_last=True, seed=given.seed
+        ),
+        judging=Batches(judged, dataset, batch_size=500),
+        out=given.out or (Path("build") / name if trial else data_folder() / "checkpoints"),
+        trial=trial,
+    )
+
+
+def judged(full: Accuracy, found: Accuracy, log: TrainingLog) -> dict[str, Any]:
+    """Return what is recorded of a fine-tuned network: accuracies from 0 to 1, differences in points."""
+    lost = paired_difference(full.correct, found.correct)
+    low, high = found.interval
+    return {
+        "judged_on": found.split,
+        "judged_images": found.images,
+        "accuracy_before": full.accuracy,
+        "accuracy": found.accuracy,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "minus_before_points": round(100 * lost.difference, 2),
+        "minus_before_points_low": round(100 * lost.interval[0], 2),
+        "minus_before_points_high": round(100 * lost.interval[1], 2),
+        "epochs": len(log.rows),
+        "minutes": round(log.rows[-1]["seconds"] / 60, 1),
+    }
+
+
+def command() -> str:
+    """Return the command that was given."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
+def write_network(
+    network: Network, folder: Path, *, description: str, recipe: Mapping[str, Any], accuracy: Accuracy,
+    log: TrainingLog, given: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Write a checkpoint folder with weights, widths, model card and log, and delete the state of its training."""
+    card = model_card(
+        name=folder.name.rpartition("-")[0],
+        dataset=folder.name.rpartition("-")[2],
+        description=description,
+        accuracy=accuracy,
+        trained_on=f"{given.split} ({given.images or 'all'} images)",
+        recipe={
+            **recipe,
+            "batch_size": given.batch_size,
+            "seed": given.seed,
+            "augmentation": "random crop with padding 4, horizontal flip",
+        },
+        machine=machine(),
+        date=dt.datetime.now(dt.UTC).date().isoformat(),
+        minutes=log.rows[-1]["seconds"] / 60,
+        command=command(),
+        parameters=parameters(network),
+        macs=macs(network, EXAMPLE),
+    )
+    save_checkpoint(network, folder, card=card)
+    log.to_csv(folder / "training-log.csv")
+    (folder / STATE).unlink(missing_ok=True)

@@ -1,0 +1,126 @@
+"""What does a network lose with less than half of its arithmetic, after a full budget of fine-tuning?
+
+    python benchmarks/structured_pruning.py resnet20 --speedup 2.0                       # three arms, hours on a CPU
+    python benchmarks/structured_pruning.py resnet56 --speedup 2.1 --arms distilled --epochs 20
+    python benchmarks/structured_pruning.py resnet8 --dataset shapes32 --images 640 --epochs 1 --out build/trial
+
+The arms: "distilled" fine-tunes the pruned network with the unpruned one as teacher, "labels" with the labels alone,
+"scratch" trains the same small network from random weights with the epochs of both trainings together. Stopped with
+Ctrl-C or killed, the same command goes on from where it was. Writes a checkpoint folder for each arm and, unless it is
+a trial, data/results/structured-pruning-MODEL-SPEEDUPx.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+from typing import cast
+
+import torch
+from fine_tuning import EXAMPLE, STATE, Task, command, judged, parser, task, write_network
+
+from deploykit.cost import macs
+from deploykit.data import Batches
+from deploykit.distillation import ResponseLoss
+from deploykit.models import ResNet, resnet_like
+from deploykit.pruning.channels import prune_channels
+from deploykit.pruning.plan import PruningPlan
+from deploykit.pruning.planning import plan_pruning
+from deploykit.recorded import recorded, write_recorded
+from deploykit.training import Loss, cross_entropy, evaluate, fit, muon
+
+ARMS = ("distilled", "labels", "scratch")
+SCORED_IMAGES = 1024  # for the criteria that need gradients
+FULL_LR = 0.02  # Muon's, of a training from random weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to train the small network.
+
+    Attributes:
+        network: where it starts.
+        start: the same in words.
+        loss: what it learns from.
+        epochs: how long.
+        peak_lr: highest learning rate of Muon.
+    """
+
+    network: ResNet
+    start: str
+    loss: Loss
+    epochs: int
+    peak_lr: float
+
+
+def arm(name: str, work: Task, plan: PruningPlan, given: argparse.Namespace) -> Arm:
+    """Return where a way to train starts, and its recipe."""
+    pruned = resnet_like(cast("ResNet", prune_channels(work.full, plan)))
+    labels, start = cross_entropy(label_smoothing=0.1), f"the weights that pruning left of {given.model}"
+    if name == "distilled":
+        return Arm(pruned, start, ResponseLoss(work.full, alpha=given.alpha), given.epochs, given.peak_lr)
+    if name == "labels":
+        return Arm(pruned, start, labels, given.epochs, given.peak_lr)
+    torch.manual_seed(given.seed)
+    return Arm(ResNet(pruned.config), "random weights", labels, given.epochs + given.first_epochs, FULL_LR)
+
+
+def main() -> None:
+    """Prune, train one arm after the other, record and print the table."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--speedup", type=float, default=2.0, help="how many times fewer multiply-accumulates")
+    arguments.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    arguments.add_argument("--importance", default="l2")
+    arguments.add_argument("--scope", default="global", choices=("global", "layer", "cost"))
+    arguments.add_argument("--first-epochs", type=int, default=60, help="of the unpruned network's training")
+    given = arguments.parse_args()
+    work = task(given, "structured-pruning")
+    plan = plan_pruning(
+        work.full, EXAMPLE,
+        target_macs=round(macs(work.full, EXAMPLE) / given.speedup), importance=given.importance, scope=given.scope,
+        batches=Batches(work.dataset.train.take(SCORED_IMAGES), work.dataset, batch_size=128), seed=given.seed,
+    )  # fmt: skip
+    print(plan, flush=True)
+    before, rows = evaluate(work.full, work.judging), []
+    for name in given.arms:
+        one = arm(name, work, plan, given)
+        suffix = "" if name == "distilled" else f"-{name}"
+        folder = work.out / f"{given.model}-pruned{given.speedup:g}x{suffix}-{work.dataset.name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        log = fit(
+            one.network, work.batches,
+            epochs=one.epochs, loss=one.loss, optimizer=functools.partial(muon, peak_lr=one.peak_lr),
+            schedule="one-cycle", warmup=0.1, checkpoint=folder / STATE, progress=sys.stderr.isatty(),
+        )  # fmt: skip
+        accuracy = evaluate(one.network, work.judging)
+        fewer = {
+            "times_fewer_macs": round(plan.macs[0] / plan.macs[1], 2),
+            "times_fewer_parameters": round(plan.parameters[0] / plan.parameters[1], 2),
+        }
+        rows.append({"arm": name} | fewer | judged(before, accuracy, log))
+        print(rows[-1], flush=True)
+        described = one.network.config.description
+        write_network(
+            one.network, folder,
+            description=f"{described[0].upper()}{described[1:]}: {given.model} with {given.speedup:g}x fewer "
+            f"multiply-accumulates, trained from {one.start}.",
+            recipe={
+                "importance": f"{given.importance}, scope {given.scope}", "optimizer": "muon", "peak_lr": one.peak_lr,
+                "schedule": "one-cycle to 0, warm-up 10%", "loss": repr(one.loss), "epochs": one.epochs,
+            },
+            accuracy=accuracy, log=log, given=given,
+        )  # fmt: skip
+    if work.trial:
+        print(f"a trial: networks in {work.out}, nothing recorded")
+        return
+    recorded_as = f"structured-pruning-{given.model}-{given.speedup:g}x"
+    fewer_macs = f"{plan.macs[0] / plan.macs[1]:.2f}x fewer multiply-accumulates"
+    what = f"{given.model} on {work.dataset.name} with {fewer_macs}, channels removed, against the unpruned network"
+    write_recorded(recorded_as, rows, what=what, command=command())
+    print(recorded(recorded_as))
+
+
+if __name__ == "__main__":
+    main()

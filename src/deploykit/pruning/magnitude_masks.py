@@ -1,0 +1,40 @@
+"""Gradual magnitude pruning in two functions, for pasting: masks by magnitude, and a line after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def magnitude_masks(model: nn.Module, sparsity: float) -> dict[str, Tensor]:
+    """Return which weights of the convolutions and linear layers to keep: all but the smallest, over the whole network.
+
+    Call it with a sparsity that rises while the network trains, ``final * (1 - (1 - share) ** 3)`` after a share of
+    the steps (Zhu & Gupta 2017, equation 1): a weight that is 0 already is among the smallest and stays pruned.
+
+    Args:
+        model: is not changed.
+        sparsity: share of these weights that go, in [0, 1).
+
+    Returns:
+        Name of the parameter to bool, its shape.
+    """
+    weights = {
+        f"{name}.weight": layer.weight.detach().abs()
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    }
+    order = torch.cat([weight.flatten() for weight in weights.values()]).argsort(stable=True)
+    kept = torch.ones(len(order), dtype=torch.bool, device=order.device)
+    kept[order[: round(sparsity * len(order))]] = False
+    parts = kept.split([weight.numel() for weight in weights.values()])
+    return {name: part.view_as(weight) for part, (name, weight) in zip(parts, weights.items(), strict=True)}
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set what is not kept to 0, in place; after every step of the optimizer, whose momentum would revive it."""
+    with torch.no_grad():
+        for name, kept in masks.items():
+            model.get_parameter(name).masked_fill_(~kept, 0)
