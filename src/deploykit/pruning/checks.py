@@ -40,7 +40,8 @@ def check_model(model: nn.Module, purpose: str) -> None:
         if nn.utils.parametrize.is_parametrized(module) or isinstance(vars(module).get("weight"), Tensor):
             raise ValueError(
                 f"{where} computes its weights from others; before {purpose}, make them plain: "
-                "torch.nn.utils.parametrize.remove_parametrizations (for old hooks: torch.nn.utils.remove_weight_norm)"
+                "make_permanent for the masks of this folder, remove_parametrizations or remove_weight_norm of "
+                "torch.nn.utils for others"
             )
     _check_finite(model, purpose)
 
