@@ -99,4 +99,5 @@ def calibration_curves(
     Raises:
         ValueError: no curve, or an empty one.
     """
-    return curves(losses, x="calibration images", y=loss, reference=0, log_x=True)
+    series = {method: {float(count): found for count, found in curve.items()} for method, curve in losses.items()}
+    return curves(series, x="calibration images", y=loss, reference=0, log_x=True)
