@@ -16,7 +16,7 @@ from deploykit.places import data_folder
 from deploykit.recorded import recorded, write_recorded
 from deploykit.training import evaluate
 
-MODELS = ("resnet56", "resnet20", "resnet8", "row-lstm", "mlp-mixer")
+MODELS = ("resnet20x4", "resnet56", "resnet20", "resnet8", "row-lstm", "mlp-mixer")
 SECONDS = 30.0
 
 
