@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_model, check_runs, check_split
-from .costs import count_macs, evaluating
+from .costs import answers, count_macs, evaluating
 from .layers import Weighted
 
 if TYPE_CHECKING:
@@ -94,12 +94,12 @@ def block_importance(model: nn.Module, batches: Iterable[Any], *, example_input:
     names = removable_blocks(model, example_input)
     if not names:
         raise ValueError(f"{type(model).__name__} has no residual block without a projection: no block can be removed")
-    full, answers = count_macs(model, example_input), _answers(model, images)
+    macs, full = count_macs(model, example_input), answers(model, images)
     rows = []
     for name in names:
         pruned = _without(model, [name])
-        agreement = (_answers(pruned, images) == answers).double().mean().item()
-        rows.append((name, agreement, 1 - count_macs(pruned, example_input) / full))
+        agreement = (answers(pruned, images) == full).double().mean().item()
+        rows.append((name, agreement, 1 - count_macs(pruned, example_input) / macs))
     table = pd.DataFrame(rows, columns=["block", "agreement", "macs_share"])
     return table.sort_values("agreement", ascending=False, kind="stable", ignore_index=True)
 
@@ -138,8 +138,3 @@ def _hands_on(module: nn.Module, values: Tensor) -> bool:
         for parameter in silent.parameters():
             parameter.zero_()
         return torch.equal(silent(values.clone()), values)
-
-
-def _answers(model: nn.Module, images: Sequence[Tensor]) -> Tensor:
-    with evaluating(model):
-        return torch.cat([model(batch).argmax(1) for batch in images])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .channels import cut
 from .checks import check_fraction, check_split
-from .costs import count_macs, evaluating
+from .costs import answers, count_macs
 from .groups import Group, require_groups, trace
 from .importance import channel_scores, check_importance
 from .selection import lowest
@@ -59,16 +59,16 @@ def pruning_sensitivity(
     traced = trace(model, example_input)
     require_groups(traced, "pruning_sensitivity")
     scores = channel_scores(traced, importance, **options)
-    labels = torch.cat([labels for _, labels in pairs])
-    full, macs = _answers(traced.model, pairs), count_macs(traced.model, example_input)
+    images, labels = [images for images, _ in pairs], torch.cat([labels for _, labels in pairs])
+    full, macs = answers(traced.model, images), count_macs(traced.model, example_input)
     rows = []
     for name, score in scores.items():
         for ratio in ratios:
             pruned, kept = _without(traced.model, traced.groups[name], score, ratio)
-            answers = _answers(pruned, pairs)
-            drop = 100 * ((full == labels).double().mean() - (answers == labels).double().mean()).item()
+            found = answers(pruned, images)
+            drop = 100 * ((full == labels).double().mean() - (found == labels).double().mean()).item()
             share = 1 - count_macs(pruned, example_input) / macs
-            rows.append((name, ratio, len(score), kept, share, drop, (answers == full).double().mean().item()))
+            rows.append((name, ratio, len(score), kept, share, drop, (found == full).double().mean().item()))
     columns = ["layer", "ratio", "channels", "kept", "macs_share", "accuracy_drop", "agreement"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -79,8 +79,3 @@ def _without(model: nn.Module, group: Group, score: Tensor, ratio: float) -> tup
     pruned = copy.deepcopy(model)
     cut(pruned, ((one, [entry for channel in gone for entry in one.entries[channel]]) for one in group.cuts))
     return pruned, group.channels - count
-
-
-def _answers(model: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    with evaluating(model):
-        return torch.cat([model(images).argmax(1) for images, _ in pairs])
