@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap, norm, t, trim_mean
 
-from deploykit.significance import decimals_allowed, paired_difference, trimmed_mean_interval, wilson_interval
+from deploykit.significance import (
+    decimals_allowed,
+    mean_paired_difference,
+    paired_difference,
+    trimmed_mean_interval,
+    wilson_interval,
+)
 
 
 class TestWilson:
@@ -169,3 +175,30 @@ class TestDigits:
     def test_digits_end_where_the_spread_begins(self, value, spread, decimals):
         """The last decimal shown is the first of the spread; without spread, four figures."""
         assert decimals_allowed(value, spread) == decimals
+
+
+class TestMeanPairedDifference:
+    """Two ways of training, seed by seed."""
+
+    def test_it_is_the_one_worked_out_by_hand(self):
+        """Differences 1, 2 and 3: mean 2, standard error 1 / sqrt 3, t of two degrees of freedom 4.3027."""
+        found = mean_paired_difference([90.0, 91.0, 92.0], [91.0, 93.0, 95.0])
+
+        half = 4.302653 / math.sqrt(3)
+        assert found == pytest.approx((2.0, 2 - half, 2 + half, 3))
+
+    def test_what_all_seeds_share_does_not_count(self):
+        """Seeds that scatter by ten points and differ by nearly one leave no doubt about the one."""
+        found = mean_paired_difference([80.0, 85.0, 90.0], [81.0, 86.0, 90.9])
+
+        assert 0.8 < found.low < found.high < 1.2
+
+    def test_equal_differences_have_no_width(self):
+        """A spread of 0 is no error."""
+        assert mean_paired_difference([1.0, 2.0], [2.0, 3.0]) == (1.0, 1.0, 1.0, 2)
+
+    @pytest.mark.parametrize(("a", "b"), [([1.0], [2.0]), ([1.0, 2.0], [1.0, 2.0, 3.0])])
+    def test_figures_that_are_no_pairs_are_refused(self, a, b):
+        """And one pair has no spread."""
+        with pytest.raises(ValueError, match=f"{len(a)} and {len(b)} figures were given; give one of each"):
+            mean_paired_difference(a, b)

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -106,6 +107,40 @@ def paired_difference(
         p_value=float(p_value),
         images=total,
     )
+
+
+class MeanDifference(NamedTuple):
+    """The mean of paired differences, b minus a, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+
+def mean_paired_difference(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
+    """Compare two ways of training by what they reach with the same seeds: Student's t of the paired differences.
+
+    With few seeds the interval is wide, and honest: five seeds whose differences scatter by half a point leave
+    a mean uncertain by 0.6 points.
+
+    Args:
+        a: one figure for each seed.
+        b: of the same seeds in the same order.
+
+    Raises:
+        ValueError: different numbers of figures, or fewer than two.
+    """
+    from scipy.stats import ttest_rel
+
+    if len(a) != len(b) or len(a) < 2:  # noqa: PLR2004 - the spread of one difference is unknown
+        raise ValueError(f"{len(a)} and {len(b)} figures were given; give one of each for the same seeds, two or more")
+    differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+    mean = float(differences.mean())
+    if np.ptp(differences) == 0:
+        return MeanDifference(mean, mean, mean, len(differences))
+    low, high = ttest_rel(b, a).confidence_interval()
+    return MeanDifference(mean, float(low), float(high), len(differences))
 
 
 def trimmed_mean_interval(values: Sequence[float] | np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:

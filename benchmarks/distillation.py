@@ -1,0 +1,150 @@
+"""What does a student gain from a teacher, in its answers, features and relations? Several seeds, from random weights.
+
+    python benchmarks/distillation.py resnet20 --student resnet8 --epochs 3       # teacher first; hours on a CPU
+    python benchmarks/distillation.py resnet56 --student resnet20 --arms labels response --epochs 4
+    python benchmarks/distillation.py resnet20 --student resnet8 --split train --images 1000 --epochs 1 --seeds 0 1
+
+Each arm is trained from the same random weights, on the same batches in the same order, as the arm "labels", seed by
+seed, so that differences are paired. What is added to the teacher's answers has the weight that its authors gave it.
+A seed that is done is kept in build/ and not trained again; one that was stopped goes on. Writes
+data/results/distillation-STUDENT-from-TEACHER.json unless it is a trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from fine_tuning import Task, command, parser, task
+
+from deploykit.data import Batches
+from deploykit.distillation import (
+    AttentionLoss,
+    DistillationLoss,
+    FeatureLoss,
+    RelationLoss,
+    ResponseLoss,
+    SimilarityLoss,
+    distill,
+)  # fmt: skip
+from deploykit.models import ResNet, ResNetConfig, build
+from deploykit.places import atomic_write
+from deploykit.recorded import recorded, write_recorded
+from deploykit.significance import mean_paired_difference
+from deploykit.training import Loss, cross_entropy, evaluate, fit, muon
+
+ARMS = ("labels", "response", "feature", "attention", "relation", "similarity")
+# Romero et al. as in Tian et al. 2020 (RepDistiller); the authors' own for the others.
+WEIGHTS = {"feature": 100.0, "attention": 1000.0, "relation": 25.0, "similarity": 3000.0}
+SHOWN = 64  # images that show FeatureLoss the shapes
+
+
+def stage_ends(config: ResNetConfig) -> list[str]:
+    """Return the names of the last block of each stage."""
+    ends, blocks = [], 0
+    for stage in config.block_widths:
+        blocks += len(stage)
+        ends.append(f"blocks.{blocks - 1}")
+    return ends
+
+
+def loss_of(arm: str, student: ResNet, teacher: ResNet, work: Task, given: argparse.Namespace) -> Loss:
+    """Return what an arm minimises."""
+    if arm == "labels":
+        return cross_entropy(label_smoothing=given.label_smoothing)
+    response: DistillationLoss = ResponseLoss(teacher, temperature=given.temperature, alpha=given.alpha)
+    ends = dict(zip(stage_ends(student.config), stage_ends(teacher.config), strict=True))
+    last = dict([list(ends.items())[-1]])
+    images = next(iter(Batches(work.dataset.train.take(SHOWN), work.dataset, batch_size=SHOWN)))[0]
+    parts = {
+        "feature": lambda: FeatureLoss(teacher, last, student=student, images=images),
+        "attention": lambda: AttentionLoss(teacher, ends),
+        "relation": lambda: RelationLoss(teacher, last),
+        "similarity": lambda: SimilarityLoss(teacher, last),
+    }
+    return response if arm == "response" else response + WEIGHTS[arm] * parts[arm]()
+
+
+def trained(arm: str, seed: int, work: Task, given: argparse.Namespace, kept: Path) -> dict[str, float]:
+    """Train one arm with one seed; return accuracy (0 to 1) and minutes, from ``kept`` where it lies there."""
+    if kept.is_file():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    torch.manual_seed(seed)
+    student = cast("ResNet", build(given.student)).to(memory_format=torch.channels_last)
+    batches = Batches(
+        work.batches.source, work.dataset,
+        batch_size=given.batch_size, augment=True, shuffle=True, drop_last=True, seed=seed,
+    )  # fmt: skip
+    loss = loss_of(arm, student, cast("ResNet", work.full), work, given)
+    train = functools.partial(
+        fit, batches=batches,
+        epochs=given.epochs, optimizer=functools.partial(muon, peak_lr=given.peak_lr), schedule="one-cycle",
+        warmup=0.1, checkpoint=kept.with_suffix(".pt"), progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    log = distill(student, loss, train) if isinstance(loss, DistillationLoss) else train(student, loss=loss)
+    found = {"accuracy": evaluate(student, work.judging).accuracy, "minutes": log.rows[-1]["seconds"] / 60}
+    with atomic_write(kept) as partial:
+        partial.write_text(json.dumps(found), encoding="utf-8")
+    kept.with_suffix(".pt").unlink(missing_ok=True)
+    return found
+
+
+def row(arm: str, results: list[dict[str, float]], labels: list[dict[str, float]]) -> dict[str, Any]:
+    """Return what is recorded of an arm: the mean over the seeds and the paired difference from the labels alone."""
+    accuracies = [one["accuracy"] for one in results]
+    made: dict[str, Any] = {
+        "arm": arm,
+        "seeds": len(results),
+        "mean_accuracy": round(statistics.fmean(accuracies), 5),
+        "accuracies_percent": ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies),
+        "minutes_a_seed": round(statistics.fmean(one["minutes"] for one in results), 1),
+    }
+    if arm != "labels":
+        gained = mean_paired_difference([one["accuracy"] for one in labels], accuracies)
+        points = (round(100 * value, 2) for value in (gained.mean, gained.low, gained.high))
+        made |= dict(zip(("gained_points", "gained_points_low", "gained_points_high"), points, strict=True))
+    return made
+
+
+def main() -> None:
+    """Train seed by seed, all arms of one before the next, so that what is there can be compared at any time."""
+    arguments = parser(__doc__)
+    arguments.set_defaults(peak_lr=0.02, epochs=3)
+    arguments.add_argument("--student", default="resnet8")
+    arguments.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    arguments.add_argument("--temperature", type=float, default=4.0)
+    arguments.add_argument("--label-smoothing", type=float, default=0.1, help="of the arm that has labels alone")
+    given = arguments.parse_args()
+    work = task(given, "distillation")
+    settings = "-".join(str(getattr(given, name)) for name in ("split", "images", "epochs", "peak_lr", "batch_size"))
+    folder = Path("build/distillation") / f"{given.student}-from-{given.model}-{settings}"
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, list[dict[str, float]]] = {arm: [] for arm in given.arms}
+    for seed in given.seeds:
+        for arm in given.arms:
+            of_teacher = "" if arm == "labels" else f"-T{given.temperature:g}-alpha{given.alpha:g}"
+            kept = folder / f"{arm}{of_teacher}-seed{seed}.json"
+            results[arm].append(trained(arm, seed, work, given, kept))
+            print(f"seed {seed}, {arm}: {results[arm][-1]}", flush=True)
+    rows = [row(arm, found, results["labels"]) for arm, found in results.items()]
+    if work.trial:
+        print(*rows, sep="\n")
+        return
+    name = f"distillation-{given.student}-from-{given.model}"
+    what = (
+        f"{given.student} on {work.dataset.name}, {given.epochs} epochs from random weights, with labels alone and "
+        f"taught by {given.model}; {evaluate(work.full, work.judging)} are right for the teacher"
+    )
+    write_recorded(name, rows, what=what, command=command())
+    print(recorded(name))
+
+
+if __name__ == "__main__":
+    main()
