@@ -1,11 +1,12 @@
 """What does a student gain from a teacher, in its answers, features and relations? Several seeds, from random weights.
 
     python benchmarks/distillation.py resnet20 --student resnet8 --epochs 3       # teacher first; hours on a CPU
-    python benchmarks/distillation.py resnet56 --student resnet20 --arms labels response --epochs 4
+    python benchmarks/distillation.py resnet56 --student resnet8 --arms labels response --epochs 10 --cached
     python benchmarks/distillation.py resnet20 --student resnet8 --split train --images 1000 --epochs 1 --seeds 0 1
 
 Each arm is trained from the same random weights, on the same batches in the same order, as the arm "labels", seed by
 seed, so that differences are paired. What is added to the teacher's answers has the weight that its authors gave it.
+With --cached all seeds see the same batches and differ in their first weights only, so that the teacher is asked once.
 A seed that is done is kept in build/ and not trained again; one that was stopped goes on. Writes
 data/results/distillation-STUDENT-from-TEACHER.json unless it is a trial.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import statistics
 import sys
@@ -26,18 +28,21 @@ from fine_tuning import Task, command, parser, task
 from deploykit.data import Batches
 from deploykit.distillation import (
     AttentionLoss,
+    CachedTeacher,
     DistillationLoss,
     FeatureLoss,
     RelationLoss,
     ResponseLoss,
     SimilarityLoss,
+    Teacher,
+    cache_teacher_logits,
     distill,
 )  # fmt: skip
 from deploykit.models import ResNet, ResNetConfig, build
 from deploykit.places import atomic_write
 from deploykit.recorded import recorded, write_recorded
 from deploykit.significance import mean_paired_difference
-from deploykit.training import Loss, cross_entropy, evaluate, fit, muon
+from deploykit.training import Loss, cross_entropy, evaluate, fit, muon, resolve_precision
 
 ARMS = ("labels", "response", "feature", "attention", "relation", "similarity")
 # Romero et al. as in Tian et al. 2020 (RepDistiller); the authors' own for the others.
@@ -54,11 +59,30 @@ def stage_ends(config: ResNetConfig) -> list[str]:
     return ends
 
 
-def loss_of(arm: str, student: ResNet, teacher: ResNet, work: Task, given: argparse.Namespace) -> Loss:
-    """Return what an arm minimises."""
+def asked_once(work: Task, given: argparse.Namespace, folder: Path) -> CachedTeacher:
+    """Return the teacher's answers to the images of all epochs, as they are augmented there."""
+    batches = batches_of(work, given, seed=0)
+    every = itertools.chain.from_iterable(batches.epoch(epoch) for epoch in range(given.epochs))
+    with torch.autocast("cpu", torch.bfloat16, enabled=resolve_precision("auto", torch.device("cpu")) == "bf16"):
+        return cache_teacher_logits(work.full, every, folder / "teacher-logits.pt")
+
+
+def batches_of(work: Task, given: argparse.Namespace, *, seed: int) -> Batches:
+    """Return the batches that a seed is trained on."""
+    return Batches(
+        work.batches.source, work.dataset,
+        batch_size=given.batch_size, augment=True, shuffle=True, drop_last=True, seed=seed,
+    )  # fmt: skip
+
+
+def loss_of(arm: str, student: ResNet, answering: Teacher, work: Task, given: argparse.Namespace) -> Loss:
+    """Return what an arm minimises; ``answering`` is the teacher, or its answers."""
     if arm == "labels":
         return cross_entropy(label_smoothing=given.label_smoothing)
-    response: DistillationLoss = ResponseLoss(teacher, temperature=given.temperature, alpha=given.alpha)
+    response: DistillationLoss = ResponseLoss(answering, temperature=given.temperature, alpha=given.alpha)
+    if arm == "response":
+        return response
+    teacher = cast("ResNet", work.full)
     ends = dict(zip(stage_ends(student.config), stage_ends(teacher.config), strict=True))
     last = dict([list(ends.items())[-1]])
     images = next(iter(Batches(work.dataset.train.take(SHOWN), work.dataset, batch_size=SHOWN)))[0]
@@ -68,20 +92,19 @@ def loss_of(arm: str, student: ResNet, teacher: ResNet, work: Task, given: argpa
         "relation": lambda: RelationLoss(teacher, last),
         "similarity": lambda: SimilarityLoss(teacher, last),
     }
-    return response if arm == "response" else response + WEIGHTS[arm] * parts[arm]()
+    return response + WEIGHTS[arm] * parts[arm]()
 
 
-def trained(arm: str, seed: int, work: Task, given: argparse.Namespace, kept: Path) -> dict[str, float]:
+def trained(
+    arm: str, seed: int, answering: Teacher, work: Task, given: argparse.Namespace, *, kept: Path
+) -> dict[str, float]:
     """Train one arm with one seed; return accuracy (0 to 1) and minutes, from ``kept`` where it lies there."""
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
     torch.manual_seed(seed)
     student = cast("ResNet", build(given.student)).to(memory_format=torch.channels_last)
-    batches = Batches(
-        work.batches.source, work.dataset,
-        batch_size=given.batch_size, augment=True, shuffle=True, drop_last=True, seed=seed,
-    )  # fmt: skip
-    loss = loss_of(arm, student, cast("ResNet", work.full), work, given)
+    batches = batches_of(work, given, seed=0 if given.cached else seed)
+    loss = loss_of(arm, student, answering, work, given)
     train = functools.partial(
         fit, batches=batches,
         epochs=given.epochs, optimizer=functools.partial(muon, peak_lr=given.peak_lr), schedule="one-cycle",
@@ -121,26 +144,33 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments.add_argument("--temperature", type=float, default=4.0)
     arguments.add_argument("--label-smoothing", type=float, default=0.1, help="of the arm that has labels alone")
+    arguments.add_argument("--cached", action="store_true", help="ask the teacher once; only for its answers")
     given = arguments.parse_args()
+    if given.cached and set(given.arms) - {"labels", "response"}:
+        arguments.error("--cached has the teacher's answers only: --arms labels response")
     work = task(given, "distillation")
-    settings = "-".join(str(getattr(given, name)) for name in ("split", "images", "epochs", "peak_lr", "batch_size"))
+    settings = "-".join(
+        str(getattr(given, name)) for name in ("split", "images", "epochs", "peak_lr", "batch_size", "cached")
+    )
     folder = Path("build/distillation") / f"{given.student}-from-{given.model}-{settings}"
     folder.mkdir(parents=True, exist_ok=True)
+    answering: Teacher = asked_once(work, given, folder) if given.cached else work.full
     results: dict[str, list[dict[str, float]]] = {arm: [] for arm in given.arms}
     for seed in given.seeds:
         for arm in given.arms:
             of_teacher = "" if arm == "labels" else f"-T{given.temperature:g}-alpha{given.alpha:g}"
             kept = folder / f"{arm}{of_teacher}-seed{seed}.json"
-            results[arm].append(trained(arm, seed, work, given, kept))
+            results[arm].append(trained(arm, seed, answering, work, given, kept=kept))
             print(f"seed {seed}, {arm}: {results[arm][-1]}", flush=True)
     rows = [row(arm, found, results["labels"]) for arm, found in results.items()]
     if work.trial:
         print(*rows, sep="\n")
         return
     name = f"distillation-{given.student}-from-{given.model}"
+    of_seeds = "the same batches for every seed; " if given.cached else ""
     what = (
         f"{given.student} on {work.dataset.name}, {given.epochs} epochs from random weights, with labels alone and "
-        f"taught by {given.model}; {evaluate(work.full, work.judging)} are right for the teacher"
+        f"taught by {given.model}; {of_seeds}{evaluate(work.full, work.judging)} are right for the teacher"
     )
     write_recorded(name, rows, what=what, command=command())
     print(recorded(name))

@@ -438,15 +438,16 @@ class CachedTeacher:
     """The answers of a teacher to images that it was asked before, found by their content.
 
     Args:
-        logits: digest of an image to float32 [classes].
+        rows: digest of an image to its row in ``logits``.
+        logits: float32 [images, classes].
     """
 
-    def __init__(self, logits: Mapping[bytes, Tensor]) -> None:
-        self._logits = logits
+    def __init__(self, rows: Mapping[bytes, int], logits: Tensor) -> None:
+        self._rows, self._logits = rows, logits
 
     def __len__(self) -> int:
         """Return how many different images it knows."""
-        return len(self._logits)
+        return len(self._rows)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits float32 [N, classes].
@@ -454,14 +455,16 @@ class CachedTeacher:
         Raises:
             ValueError: an image that the teacher has not seen, as after an augmentation at random.
         """
-        try:
-            rows = [self._logits[digest] for digest in _digests(images)]
-        except KeyError:
+        if not self.knows(images):
             raise ValueError(
                 "an image of this batch is not in the cache: it was augmented in another way, or is another image; "
                 "cache the teacher over the very batches that the student will see, or ask the teacher itself"
-            ) from None
-        return torch.stack(rows).to(images.device)
+            )
+        return self._logits[[self._rows[digest] for digest in _digests(images)]].to(images.device)
+
+    def knows(self, images: Tensor) -> bool:
+        """Return whether it has an answer to each of the images."""
+        return all(digest in self._rows for digest in _digests(images))
 
 
 def cache_teacher_logits(
@@ -488,23 +491,23 @@ def cache_teacher_logits(
         kept = torch.load(path, weights_only=True)
         if kept["teacher"] != whose:
             raise ValueError(f"{path.name} holds the answers of another teacher; delete it, or name another file")
-        answered = {bytes(row.tolist()): answer for row, answer in zip(kept["digests"], kept["logits"], strict=True)}
-        if any(digest not in answered for images, _ in batches for digest in _digests(images)):
+        cached = CachedTeacher({row.tobytes(): at for at, row in enumerate(kept["digests"].numpy())}, kept["logits"])
+        if not all(cached.knows(images) for images, _ in batches):
             raise ValueError(f"{path.name} holds answers to other images; delete it, or name another file")
-        return CachedTeacher(answered)
-    answered = {}
-    with torch.inference_mode():
+        return cached
+    answered: dict[bytes, Tensor] = {}  # an image that comes twice is kept once
+    with torch.no_grad():
         for images, _ in batches:
-            answered |= dict(zip(_digests(images), teacher(images).float().cpu().clone(), strict=True))
+            answered.update(zip(_digests(images), teacher(images).float().cpu(), strict=True))
     if not answered:
         raise ValueError("there are no images to ask the teacher about; an iterator that is used up gives none")
+    rows, logits = {digest: at for at, digest in enumerate(answered)}, torch.stack(list(answered.values()))
     digests = torch.tensor([list(digest) for digest in answered], dtype=torch.uint8)
-    kept = {"teacher": whose, "digests": digests, "logits": torch.stack(list(answered.values()))}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        torch.save(kept, partial := Path(folder) / path.name)
+        torch.save({"teacher": whose, "digests": digests, "logits": logits}, partial := Path(folder) / path.name)
         partial.replace(path)
-    return CachedTeacher(answered)
+    return CachedTeacher(rows, logits)
 
 
 def softened_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
