@@ -7,6 +7,7 @@ of models and classes are shown as text, never as formula or markup.
 from deploykit.figures import show, style
 from deploykit.plots.accuracies import accuracy_differences, accuracy_latency, interval_dots
 from deploykit.plots.curves import curves
+from deploykit.plots.heat import heat_map
 from deploykit.plots.measurements import batch_curve, disturbed_calls, latency_bars, samples_over_time
 from deploykit.plots.pictures import image_grid
 from deploykit.plots.profile import operator_shares, roofline, time_against_macs
@@ -21,6 +22,7 @@ __all__ = [
     "curves",
     "dependency_boxes",
     "disturbed_calls",
+    "heat_map",
     "image_grid",
     "interval_dots",
     "latency_bars",
