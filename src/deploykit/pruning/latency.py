@@ -23,8 +23,9 @@ Measure = Callable[[nn.Module, Tensor], float]  # milliseconds that a layer take
 def fastest_ms(layer: nn.Module, values: Tensor, *, repeats: int = 30) -> float:
     """Return the milliseconds of a layer in eager mode: the fastest of some calls, after as many unmeasured ones.
 
-    The fastest, because layers are compared here, and other processes can only add to what a kernel takes. Measure in
-    the runtime that will be used, where that is another one: this is a default everywhere.
+    The fastest and not the median, because layers are compared here and interference only ever adds time: what other
+    processes do to a few short calls would decide between two widths. Measure in the runtime that will be used, where
+    that is another one: this is a default everywhere.
     """
     seconds = []
     with torch.inference_mode():

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 
 def magnitude_masks(model: nn.Module, sparsity: float) -> dict[str, Tensor]:
-    """Return which weights of the convolutions and linear layers to keep: all but the smallest, over the whole network.
+    """Return which weights of convolutions and linear layers to keep: all but the smallest of the network.
 
-    Call it with a sparsity that rises while the network trains, ``final * (1 - (1 - share) ** 3)`` after a share of
-    the steps (Zhu & Gupta 2017, equation 1): a weight that is 0 already is among the smallest and stays pruned.
+    Call it with a sparsity that rises while the network trains, ``final * (1 - (1 - share) ** 3)`` after a
+    share of the steps (Zhu & Gupta 2017, equation 1): a weight that is 0 already is among the smallest and
+    stays pruned.
 
     Args:
         model: is not changed.
@@ -34,7 +35,7 @@ def magnitude_masks(model: nn.Module, sparsity: float) -> dict[str, Tensor]:
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set what is not kept to 0, in place; after every step of the optimizer, whose momentum would revive it."""
+    """Set what is not kept to 0, in place; after each step of the optimizer: its momentum would revive it."""
     with torch.no_grad():
         for name, kept in masks.items():
             model.get_parameter(name).masked_fill_(~kept, 0)

@@ -14,16 +14,16 @@ STEPS = 200  # towards a tenth of the channels; each then removes less than half
 def prune_to_macs(
     model: nn.Module, example_input: Tensor, target_macs: int, *, keep: tuple[nn.Module, ...]
 ) -> nn.Module:
-    """Return a copy of ``model`` without the channels of least L2 norm, so many that ``target_macs`` are left.
+    """Return a copy of ``model`` without channels, the least L2 norm first, until ``target_macs`` are left.
 
-    What hangs together is cut together (Fang et al. 2023, "DepGraph"), and all channels are ranked in one row.
+    What hangs together is cut together (Fang et al. 2023, "DepGraph"), and all channels stand in one ranking.
     The statistics of batch norm are those of the full network: estimate them anew with
     ``torch.optim.swa_utils.update_bn`` on training images, or fine-tune, before judging the accuracy.
 
     Args:
         model: in evaluation mode, every parameter with ``requires_grad``; it is not changed.
         example_input: float32 [1, C, H, W].
-        target_macs: multiply-accumulates of one image: half of the FLOPs that ``torch.utils.flop_counter`` counts.
+        target_macs: multiply-accumulates of one image, half of what ``torch.utils.flop_counter`` counts.
         keep: layers of ``model`` whose outputs stay: the classifier.
 
     Raises:
