@@ -455,12 +455,14 @@ class CachedTeacher:
         Raises:
             ValueError: an image that the teacher has not seen, as after an augmentation at random.
         """
-        if not self.knows(images):
+        try:
+            rows = [self._rows[digest] for digest in _digests(images)]
+        except KeyError:
             raise ValueError(
                 "an image of this batch is not in the cache: it was augmented in another way, or is another image; "
                 "cache the teacher over the very batches that the student will see, or ask the teacher itself"
-            )
-        return self._logits[[self._rows[digest] for digest in _digests(images)]].to(images.device)
+            ) from None
+        return self._logits[rows].to(images.device)
 
     def knows(self, images: Tensor) -> bool:
         """Return whether it has an answer to each of the images."""
