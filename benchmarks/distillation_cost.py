@@ -28,10 +28,10 @@ from deploykit.distillation import (
     Teacher,
     cache_teacher_logits,
 )
+from deploykit.export import export_onnx
 from deploykit.measure import compare
 from deploykit.models import build, load_pretrained
 from deploykit.quantization.onnx import quantize_onnx
-from deploykit.quantization.onnx_export import export_onnx
 from deploykit.recorded import recorded, write_recorded
 from deploykit.runtimes import onnxruntime
 from deploykit.training import Loss, cross_entropy, resolve_precision

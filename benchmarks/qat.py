@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from deploykit.data import Batches, Dataset, load_dataset
 from deploykit.distillation import ResponseLoss
+from deploykit.export import export_onnx
 from deploykit.models import Network, load_pretrained
 from deploykit.places import atomic_write
 from deploykit.quantization.onnx import quantize_onnx
-from deploykit.quantization.onnx_export import export_onnx
 from deploykit.quantization.openvino import quantize_openvino
 from deploykit.quantization.pt2e import quantize_pt2e
 from deploykit.quantization.qat import convert_qat, freeze_batchnorm, freeze_observers, prepare_qat

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from deploykit import measure
 from deploykit.data import Batches, Dataset, load_dataset
 from deploykit.evaluation import evaluate
+from deploykit.export import export_onnx
 from deploykit.models import ARCHITECTURES, build, load_pretrained
 from deploykit.quantization.onnx import quantize_onnx
-from deploykit.quantization.onnx_export import export_onnx
 from deploykit.quantization.openvino import quantize_openvino
 from deploykit.quantization.pt2e import quantize_pt2e
 from deploykit.recorded import recorded, write_recorded
@@ -73,7 +73,8 @@ def _channels_last(model: nn.Module) -> Predictor:
 
 def size_kib(file: Path) -> float:
     """Return the size of an artifact: an OpenVINO graph has its weights in a second file."""
-    return sum(part.stat().st_size for part in {file, file.with_suffix(".bin")} if part.is_file()) / 1024
+    parts = (file, file.with_suffix(".bin")) if file.suffix == ".xml" else (file,)
+    return sum(part.stat().st_size for part in parts) / 1024
 
 
 def rows(dataset: Dataset, model: nn.Module, *, trained: bool, budget_s: float) -> list[dict[str, Any]]:

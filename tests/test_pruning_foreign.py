@@ -105,7 +105,7 @@ class TestForeignModels:
     def test_it_is_exported(self, foreign):
         """To ONNX, with the pruned model's logits. DenseNet is left out here for its time: its layers are no others."""
         pytest.importorskip("onnxscript")
-        from deploykit.quantization.onnx_export import export_onnx
+        from deploykit.export import export_onnx
         from deploykit.runtimes import onnxruntime
 
         _, size, _, pruned = foreign
@@ -148,9 +148,9 @@ torch.save(model(torch.load(sys.argv[1] + "/images.pt")), sys.argv[1] + "/logits
 def test_pruned_saved_loaded_exported_quantized(tmp_path):
     """One network through all of it: each step has the logits of the one before; int8 comes near."""
     pytest.importorskip("onnxscript")
-    from deploykit.quantization.onnx_export import export_onnx
-    from deploykit.quantization.static import quantize_static
+    from deploykit.export import export_onnx
     from deploykit.runtimes import onnxruntime
+    from deploykit.static_quantization import quantize_static
 
     torch.manual_seed(0)
     full, given = resnet(14).eval(), images(32, 32)

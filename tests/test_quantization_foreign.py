@@ -12,8 +12,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("nncf")
 pytest.importorskip("timm")
 
+from deploykit.export import export_onnx
 from deploykit.quantization.onnx import quantize_onnx
-from deploykit.quantization.onnx_export import export_onnx
 from deploykit.quantization.openvino import quantize_openvino
 from deploykit.runtimes import onnxruntime, openvino
 

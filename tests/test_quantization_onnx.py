@@ -13,8 +13,8 @@ from torch import nn
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
+from deploykit.export import export_onnx
 from deploykit.quantization.onnx import quantize_onnx
-from deploykit.quantization.onnx_export import export_onnx
 from deploykit.quantization.report import Quantized
 from deploykit.runtimes import onnxruntime
 

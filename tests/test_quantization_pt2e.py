@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 pytest.importorskip("torchao")
 
-from deploykit.quantization.onnx_export import export_onnx
+from deploykit.export import export_onnx
 from deploykit.quantization.programs import load_program, save_program
 from deploykit.quantization.pt2e import quantize_pt2e
 from deploykit.quantization.report import Quantized

@@ -15,7 +15,7 @@ pytest.importorskip("torchao")
 from torchao.quantization.pt2e import FakeQuantize
 
 from deploykit.data import Batches, Dataset, Split
-from deploykit.quantization.onnx_export import export_onnx
+from deploykit.export import export_onnx
 from deploykit.quantization.qat import convert_qat, freeze_batchnorm, freeze_observers, prepare_qat
 from deploykit.quantization.report import Quantized
 from deploykit.training import evaluate, fit, sgd

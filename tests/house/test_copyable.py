@@ -20,8 +20,8 @@ LIBRARY = ROOT / "src" / "deploykit"
 # Packages are copied as folders, modules as files. What measures is a foundation that is declared copyable as well;
 # `measure` itself needs its neighbours, and tests/test_measure.py copies them together.
 RECIPES = (
-    "quantization", "pruning", "runtimes", "distillation.py", "precision.py", "export.py", "serving/batcher.py",
-    "free_speed.py", "cost.py", "machine.py", "significance.py", "timing.py",
+    "quantization", "pruning", "runtimes", "distillation.py", "precision.py", "export", "serving/batcher.py",
+    "free_speed.py", "cost.py", "machine.py", "significance.py", "timing.py", "pareto.py",
 )  # fmt: skip
 
 # Each of the named files or modules is run as if deploykit were not there; what goes wrong is printed as JSON.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .checks import calibration_images
-from .onnx_export import strip
 from .onnx_layers import (
     ELEMENT_TYPES,
     INTEGER_OPERATORS,
@@ -98,7 +97,8 @@ def quantize_onnx(
     layers = report_layers(source, model, skipped)
     backend = f"ONNX Runtime ({target})"
     require_change(layers, backend, "it knows Conv, Gemm and MatMul with weights, and skip must leave some")
-    return Quantized(strip(model), backend, layers)
+    del model.graph.value_info[:], model.metadata_props[:]  # noted by the quantizer; no runtime reads them
+    return Quantized(model, backend, layers)
 
 
 def _drop_zero_points_of_zero(model: onnx.ModelProto) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from .checks import calibration_images, dtype_name
 from .onnx_layers import skipped_layers
@@ -55,7 +54,7 @@ SCALING = ("Convert", "Multiply", "Subtract", "FakeQuantize")  # from stored int
 
 
 def quantize_openvino(
-    model: nn.Module | Path | str | onnx.ModelProto | ov.Model,
+    model: Path | str | onnx.ModelProto | ov.Model,
     calibration: Iterable[Any],
     *,
     skip: Collection[str] = (),
@@ -67,8 +66,7 @@ def quantize_openvino(
     takes means over images, which cuts off the rarer values. Recurrent layers stay in float.
 
     Args:
-        model: float32: a torch module in evaluation mode (exported to ONNX on the way), an ONNX or OpenVINO file or
-            model.
+        model: float32: an ONNX or OpenVINO file or model; ``export_onnx`` makes one of a torch module.
         calibration: batches of images, float32 [N, C, H, W], or pairs of images and labels; not the test split. All
             are used.
         skip: names of layers that stay in float, or of modules with all that is in them: "blocks.0.conv1".
@@ -79,13 +77,13 @@ def quantize_openvino(
     Raises:
         FileNotFoundError: no such file.
         TypeError: no model of these kinds.
-        ValueError: a model in training mode, quantized already, not float32, or that cannot be exported; an unknown
-            layer; images that cannot be used; or nothing was quantized.
+        ValueError: a model that is quantized already or not float32; an unknown layer; images that cannot be used; or
+            nothing was quantized.
         ImportError: openvino or nncf is missing.
     """
     ov, nncf, _ = _packages()
     batches = calibration_images(calibration)
-    source = _as_openvino(model, batches[0], ov)
+    source = _as_openvino(model, ov)
     _check_source(source, batches[0])
     names = {operation.get_friendly_name(): name for operation, name in _named_layers(source)}
     skipped = skipped_layers(skip, names.values())
@@ -133,14 +131,10 @@ def _packages() -> tuple[Any, Any, Any]:
     return openvino, nncf, openvino.Core()
 
 
-def _as_openvino(model: Any, images: torch.Tensor, ov: Any) -> ov.Model:
+def _as_openvino(model: Any, ov: Any) -> ov.Model:
     """Return the model as OpenVINO's, a copy where it is that already."""
     if isinstance(model, ov.Model):
         return model.clone()
-    if isinstance(model, nn.Module):
-        from .onnx_export import export_onnx
-
-        model = export_onnx(model, images)
     given: Any = model
     if isinstance(model, Path | str):
         if not Path(model).is_file():
@@ -149,7 +143,8 @@ def _as_openvino(model: Any, images: torch.Tensor, ov: Any) -> ov.Model:
         given = io.BytesIO(model.SerializeToString())
     else:
         raise TypeError(
-            f"quantize_openvino takes a torch.nn.Module, a path, an ONNX or OpenVINO model, not {type(model).__name__}"
+            f"quantize_openvino takes a path, an ONNX or OpenVINO model, not {type(model).__name__}; export_onnx makes "
+            "an ONNX model of a torch module"
         )
     try:
         return ov.Core().read_model(given) if str(model).endswith(".xml") else ov.convert_model(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import traceback
 import warnings
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
@@ -11,13 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from .checks import calibration_images, check_model, check_runs
-from .graphs import culprit
+from .files import OPSET, SUPPORTED_OPSETS, opset_of, strip
 
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 20  # what torch's exporter writes by itself; it never goes below 18, whatever is asked for
+IMAGE_DIMENSIONS = 4  # [N, channels, height, width]
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes the modules that a node comes from
 # Said of torch's own code while it exports an LSTM; the exported model is right (compared in the tests).
 EXPORTER_NOISE = (
@@ -26,7 +26,7 @@ EXPORTER_NOISE = (
 )
 
 
-def export_onnx(model: nn.Module, images: Tensor, *, max_batch: int = 1024) -> onnx.ModelProto:
+def export_onnx(model: nn.Module, images: Tensor, *, opset: int = OPSET, max_batch: int = 1024) -> onnx.ModelProto:
     """Return ``model`` as ONNX, input "images" float32 [N, C, H, W], output "logits".
 
     Batch norms come out as part of the convolutions before them. A node is named after the module that it computes,
@@ -36,25 +36,27 @@ def export_onnx(model: nn.Module, images: Tensor, *, max_batch: int = 1024) -> o
     Args:
         model: in evaluation mode, float32, or a graph that PT2E has quantized already; it is not changed.
         images: an example, float32 [N, C, H, W]: C, H and W become fixed, N does not.
+        opset: the version of ONNX's operators. torch's exporter writes 20 by itself and none below 18.
         max_batch: the largest N that the model is to be good for. ONNX does not record it.
 
     Raises:
         ImportError: onnx or onnxscript is missing.
-        TypeError: ``model`` is no module.
-        ValueError: it is in training mode, or cannot process the images, or a module in it cannot be exported.
+        TypeError: ``model`` is no module, or the images are no tensor.
+        ValueError: it is in training mode or not float32, or cannot process the images; a module in it cannot be
+            exported; an opset that the exporter cannot write.
     """
     try:
         import onnxscript  # noqa: F401 - torch's exporter needs it, and says so with a long traceback
     except ImportError as error:
         raise ImportError("the export to ONNX needs onnx and onnxscript: pip install 'deploykit[onnx]'") from error
 
-    if not is_converted(model):
-        check_model(model, "export_onnx")
-    (example,) = calibration_images([images], purpose="example")
-    check_runs(model, example)
+    _check(model, images)
+    if opset not in SUPPORTED_OPSETS:  # for 17 the exporter prints a traceback, returns 18 and raises nothing
+        first, last = SUPPORTED_OPSETS[0], SUPPORTED_OPSETS[-1]
+        raise ValueError(f"opset is {opset}; torch's exporter writes {first} to {last}")
     # A batch of one would be taken for a constant.
-    proto = _export(model, example[:1].repeat(2, 1, 1, 1), max_batch)
-    _check_form(proto, type(model).__name__)
+    proto = _export(model, images[:1].detach().cpu().repeat(2, 1, 1, 1), opset, max_batch)
+    _check_form(proto, type(model).__name__, opset)
     _name_nodes_by_module(proto)
     return strip(proto)
 
@@ -66,22 +68,36 @@ def is_converted(model: nn.Module) -> bool:
     return any("dequantize" in str(node.target) for node in model.graph.nodes)
 
 
-def strip(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove from ``proto``, in place, all that no runtime reads: notes of exporters (machine paths) and shapes."""
-    for node in proto.graph.node:
-        del node.metadata_props[:]
-        node.ClearField("doc_string")
-    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
-        del value.metadata_props[:]
-        value.ClearField("doc_string")
-    for holder in (proto, proto.graph):
-        del holder.metadata_props[:]
-        holder.ClearField("doc_string")
-    del proto.graph.value_info[:]
-    return proto
+def _check(model: nn.Module, images: Tensor) -> None:
+    """Refuse what cannot be exported, before the exporter takes its seconds."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"export_onnx takes a torch.nn.Module, not {type(model).__name__}")
+    if not isinstance(images, Tensor):
+        raise TypeError(f"the example images are {type(images).__name__}; give a tensor float32 [N, C, H, W]")
+    if images.dtype != torch.float32 or images.ndim != IMAGE_DIMENSIONS or not len(images):
+        given = f"{_dtype_name(images.dtype)} {list(images.shape)}"
+        raise ValueError(f"the example images are {given}; give float32 [N, C, H, W]")
+    kind = type(model).__name__
+    if not is_converted(model):
+        if any(module.training for module in model.modules()):
+            raise ValueError(
+                f"{kind} is in training mode, where batch norm and dropout depend on the batch; call .eval() before "
+                "export_onnx"
+            )
+        for name, parameter in model.named_parameters():
+            if parameter.is_floating_point() and parameter.dtype != torch.float32:
+                raise ValueError(
+                    f"{name} is {_dtype_name(parameter.dtype)}; export the float32 model and use convert_precision on "
+                    "the result, which keeps float32 at the input and where a smaller type would do harm"
+                )
+    try:
+        with torch.no_grad():
+            model(images[:2])
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"{kind} cannot process images of shape {list(images.shape)}: {error}") from error
 
 
-def _export(model: nn.Module, example: Tensor, max_batch: int) -> onnx.ModelProto:
+def _export(model: nn.Module, example: Tensor, opset: int, max_batch: int) -> onnx.ModelProto:
     model = copy.deepcopy(model)
     with warnings.catch_warnings():
         for message in EXPORTER_NOISE:
@@ -94,14 +110,14 @@ def _export(model: nn.Module, example: Tensor, max_batch: int) -> onnx.ModelProt
                 (example,),
                 dynamo=True,
                 verbose=False,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=["images"],
                 output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=max_batch)},),
             )
         except RuntimeError as error:  # the root of all that the exporter raises
             raise ValueError(
-                f"{culprit(model, error)} cannot be exported to ONNX: {_reason(error)}; write that part with torch "
+                f"{_culprit(model, error)} cannot be exported to ONNX: {_reason(error)}; write that part with torch "
                 "operators that ONNX has, without a branch that depends on values"
             ) from error
     return cast("onnx.ModelProto", cast("Any", program).model_proto)
@@ -114,11 +130,28 @@ def _reason(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _check_form(proto: onnx.ModelProto, kind: str) -> None:
+def _culprit(model: nn.Module, error: BaseException) -> str:
+    """Name the module in whose code an export stopped; the last in the traceback, of the first cause that has one."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found: nn.Module = model
+    chained: BaseException | None = error
+    while chained is not None:
+        for frame, _ in traceback.walk_tb(chained.__traceback__):
+            owner = frame.f_locals.get("self")
+            found = owner if isinstance(owner, nn.Module) and id(owner) in names else found
+        chained = chained.__cause__ or chained.__context__
+    kind = type(found).__name__
+    return f"{names[id(found)]} ({kind})" if names[id(found)] else kind
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_form(proto: onnx.ModelProto, kind: str, opset: int) -> None:
     """Raise unless opset and batch size are as asked for: the exporter changes both without a word."""
-    opset = {imported.domain: imported.version for imported in proto.opset_import}.get("")
-    if opset != OPSET:
-        raise ValueError(f"torch {torch.__version__} wrote opset {opset}, and {OPSET} was asked for")
+    if opset_of(proto) != opset:
+        raise ValueError(f"torch {torch.__version__} wrote opset {opset_of(proto)}, and {opset} was asked for")
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0]
     if not batch.dim_param:
         raise ValueError(

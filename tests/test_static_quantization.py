@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from deploykit.models import resnet
-from deploykit.quantization.static import BACKENDS, quantize_static
+from deploykit.static_quantization import BACKENDS, quantize_static
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from .checks import calibration_images, check_model, check_runs
-from .report import Quantized
+from deploykit.quantization.checks import calibration_images, check_model, check_runs
+from deploykit.quantization.report import Quantized
 
 BACKENDS = ("inductor", "onnxruntime", "openvino")
 
@@ -41,16 +41,16 @@ def quantize_static(
     images = calibration_images(calibration)
     check_runs(model, images[0])
     if backend == "inductor":
-        from .pt2e import quantize_pt2e
+        from deploykit.quantization.pt2e import quantize_pt2e
 
         return quantize_pt2e(model, images, skip=skip)
-    from .onnx_export import export_onnx
+    from deploykit.export import export_onnx
 
     exported = export_onnx(model, images[0])
     if backend == "onnxruntime":
-        from .onnx import quantize_onnx
+        from deploykit.quantization.onnx import quantize_onnx
 
         return quantize_onnx(exported, images, skip=skip)
-    from .openvino import quantize_openvino
+    from deploykit.quantization.openvino import quantize_openvino
 
     return quantize_openvino(exported, images, skip=skip)
