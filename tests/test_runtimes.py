@@ -23,7 +23,7 @@ from torch.testing import assert_close
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
-from deploykit.quantization.onnx_export import export_onnx
+from deploykit.export import export_onnx
 from deploykit.runtimes import inductor, onnxruntime, openvino
 from deploykit.runtimes.files import complete_or_absent
 
@@ -216,6 +216,46 @@ class TestKernels:
         shares = saved.runtime.kernels(saved.predict, images(4))["share_of_time"].dropna()
 
         assert shares.empty or shares.sum() == pytest.approx(1)
+
+
+class TestGraphOptimization:
+    @pytest.mark.parametrize("optimization", ["none", "basic", "extended", "all"])
+    def test_the_logits_stay(self, exported, model, optimization):
+        """Whatever is fused, folded or laid out anew, the answers differ by rounding."""
+        predict = onnxruntime.load(exported, optimization=optimization)
+
+        assert_close(predict(images(5)), model(images(5)).detach(), rtol=1e-4, atol=1e-4)
+
+    def test_fused_operators_are_in_the_graph_that_runs(self, exported):
+        """Not optimized, every ReLU is a node; extended, the two after a convolution alone are part of it."""
+        plain, fused = (onnxruntime.optimized(exported, level) for level in ("none", "extended"))
+
+        assert [node.op_type for node in plain.graph.node].count("Relu") == 3
+        assert [node.op_type for node in fused.graph.node].count("FusedConv") == 2
+        assert [node.op_type for node in fused.graph.node].count("Relu") == 1
+
+    def test_traffic_is_what_the_shapes_say(self, exported):
+        """Reference: the bytes of each operator of the unfused graph by hand, for a batch of 16."""
+        whole, pooled, weights = 16 * 8 * 64, 16 * 8 * 16, 224 + 584 + 584
+        images_in = 16 * 3 * 64
+        convs = images_in + whole + 2 * (whole + whole)
+        rest = 3 * (whole + whole) + 3 * whole  # three ReLUs; the addition reads two and writes one
+        end = (whole + pooled) + (pooled + 16 * 8) + (16 * 8 + 16 * 4)  # pool, mean, classifier
+        by_hand = 4 * (convs + weights + rest + end + 36) / 2**20
+
+        found = onnxruntime.memory_traffic(exported, images(16), optimization="none")
+        assert found == pytest.approx(by_hand, rel=0.002)  # the axes of the mean are a few bytes more
+
+    def test_a_fused_relu_moves_nothing(self, exported):
+        """Two of them are part of a convolution: each need not read and write its tensor of 16 x 8 x 8 x 8 floats."""
+        plain, fused = (onnxruntime.memory_traffic(exported, images(16), optimization=o) for o in ("none", "extended"))
+
+        assert plain - fused == pytest.approx(2 * 2 * 4 * 16 * 8 * 64 / 2**20)
+
+    def test_an_unknown_level(self, exported):
+        """Those there are are listed."""
+        with pytest.raises(ValueError, match="optimization is 'max'; choose one of 'none', 'basic', 'extended', 'all'"):
+            onnxruntime.load(exported, optimization="max")
 
 
 class TestOpenVINO:
