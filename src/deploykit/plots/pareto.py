@@ -1,0 +1,79 @@
+"""Accuracy, time and size of many variants in one picture, the dominated ones in grey."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deploykit.figures import COLOURS, INK, QUIET, Plot, new_figure, style
+from deploykit.pareto import pareto_front
+from deploykit.plots._marks import digits, log_scale, wrapped
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+LARGEST_BUBBLE = 900  # points², for the largest file; areas are in proportion to sizes
+SMALLEST_BUBBLE = 12  # still seen
+
+
+def pareto(table: pd.DataFrame, *, least_accuracy: float | None = None, most_ms: float | None = None) -> Plot:
+    """Draw accuracy against latency, bubbles as large as the files, and a line along the Pareto front of the two.
+
+    Args:
+        table: one variant a row, its name the index: ``accuracy`` (0 to 1), ``latency_ms``, ``size_kib``.
+        least_accuracy: a demand, drawn as a line; 0 to 1.
+        most_ms: another, milliseconds.
+
+    Raises:
+        ValueError: no row, or a value that was not measured.
+    """
+    if table.empty:
+        raise ValueError("no variant to draw: the table is empty")
+    front = pareto_front(table)
+    area = np.maximum(LARGEST_BUBBLE * table["size_kib"] / table["size_kib"].max(), SMALLEST_BUBBLE)
+    with style():
+        plot = new_figure(4.6)
+        axes = plot.subplots()
+        for on_front, colour in ((False, "white"), (True, COLOURS[0])):
+            rows = front == on_front
+            axes.scatter(
+                table.loc[rows, "latency_ms"], 100 * table.loc[rows, "accuracy"], s=area[rows], color=colour,
+                edgecolor=INK if on_front else QUIET, linewidth=0.8, alpha=0.75, zorder=2 + on_front,
+            )  # fmt: skip
+        best = table[front].sort_values("latency_ms")
+        axes.step(best["latency_ms"], 100 * best["accuracy"], where="post", color=INK, linewidth=1, zorder=1)
+        _demands(axes, least_accuracy, most_ms)
+        log_scale(axes, "x")
+        axes.margins(x=0.2, y=0.12)
+        _names(axes, table, front, area)
+        axes.set_xlabel("time per call [ms] (left is faster)")
+        axes.set_ylabel("accuracy [%]")
+    parts = [
+        f"{name} {100 * row.accuracy:.1f} % at {digits(row.latency_ms)} ms, {row.size_kib:,.0f} KiB"
+        for name, row in best.iterrows()
+    ]
+    plot.alt = (
+        f"Bubbles, accuracy against time per call of {len(table)} variants. On the Pareto front: {'; '.join(parts)}."
+    )
+    return plot
+
+
+def _demands(axes: Axes, least_accuracy: float | None, most_ms: float | None) -> None:
+    line: dict[str, Any] = {"color": QUIET, "linestyle": "--", "linewidth": 1, "zorder": 0}
+    if least_accuracy is not None:
+        axes.axhline(100 * least_accuracy, **line)
+    if most_ms is not None:
+        axes.axvline(most_ms, **line)
+
+
+def _names(axes: Axes, table: pd.DataFrame, front: pd.Series, area: pd.Series) -> None:
+    for name, row in table.iterrows():
+        below = not front[name]
+        axes.annotate(
+            wrapped(str(name), 22), (row.latency_ms, 100 * row.accuracy), fontsize=8 if below else 9,
+            color=QUIET if below else INK, textcoords="offset points",
+            xytext=(0, -(area[name] ** 0.5) / 2 - 3 if below else area[name] ** 0.5 / 2 + 3),
+            ha="center", va="top" if below else "bottom",
+        )  # fmt: skip

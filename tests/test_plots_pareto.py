@@ -1,0 +1,48 @@
+"""The Pareto picture: its points are the table's, the front is told apart, and names are text."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from deploykit import plots
+
+EVIL = r"$\frac{$ <img src=x onerror=alert(1)>"
+TABLE = pd.DataFrame(
+    {"accuracy": [0.92, 0.91, 0.90], "latency_ms": [2.0, 0.5, 0.7], "size_kib": [1000.0, 300.0, 250.0]},
+    index=["float32", "int8", "worse"],
+)
+
+
+def test_points_are_where_the_numbers_say():
+    """Dominated ones and those of the front are drawn apart, areas in proportion to the files."""
+    behind, front = plots.pareto(TABLE).axes[0].collections
+
+    assert behind.get_offsets().tolist() == [[0.7, 90.0]]
+    assert front.get_offsets().tolist() == [[2.0, 92.0], [0.5, 91.0]]
+    assert front.get_sizes()[0] / front.get_sizes()[1] == pytest.approx(1000 / 300)
+
+
+def test_the_alt_text_has_the_front_from_fast_to_slow():
+    """What a reader of the picture would say first."""
+    assert plots.pareto(TABLE).alt == (
+        "Bubbles, accuracy against time per call of 3 variants. On the Pareto front: int8 91.0 % at 0.500 ms, 300 KiB; "
+        "float32 92.0 % at 2.00 ms, 1,000 KiB."
+    )
+
+
+def test_demands_are_lines():
+    """At the accuracy and at the time that were asked for."""
+    lines = plots.pareto(TABLE, least_accuracy=0.905, most_ms=1.0).axes[0].lines[1:]
+
+    assert [line.get_ydata()[0] for line in lines[:1]] == [90.5]
+    assert [line.get_xdata()[0] for line in lines[1:]] == [1.0]
+
+
+def test_a_name_is_drawn_as_text_and_no_variant_is_refused():
+    """Neither HTML nor a broken formula in a name stops the figure."""
+    plot = plots.pareto(TABLE.rename(index={"int8": EVIL}))
+
+    assert plot._repr_mimebundle_()[0]["image/png"].startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no variant to draw"):
+        plots.pareto(TABLE.iloc[:0])
