@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import deploykit
-from deploykit.cli import claims, data, doctor, ledger, notebooks, output, train
+from deploykit.cli import benchmark, claims, data, doctor, ledger, notebooks, output, train
 from deploykit.cli.contract import NAME, Commands
 
 EPILOG = (
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command()(doctor.doctor)
 app.command()(data.data)
 app.command()(train.train)
+app.command()(benchmark.benchmark)
 app.add_typer(notebooks.app, name="notebooks")
 app.add_typer(ledger.app, name="ledger")
 app.command()(claims.claims)
