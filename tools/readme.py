@@ -34,6 +34,33 @@ def results_table(baseline: Recorded) -> str:
     return "\n".join(lines)
 
 
+def combined_table(combined: Recorded) -> str:
+    """Return the Markdown of README's second table.
+
+    Args:
+        combined: what ``benchmarks/combined.py`` recorded; its first row is the baseline.
+    """
+    lines = [
+        "| form | accuracy | points against the first row | speed, batch 64 | over OpenVINO float32 | file |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['form']} | {row['accuracy']:.2%} "
+        f"| {row['minus_resnet56_points']:+.2f} ({row['low_points']:+.2f} to {row['high_points']:+.2f}) "
+        f"| {row['x_eager']:.1f}x | {row['x_openvino_float32']:.1f}x | {row['size_kib']:,.0f} KiB |"
+        for row in combined.rows
+    ]
+    machine = combined.machine
+    lines += ["", f"{combined.what}; {machine['cpu']}, {machine['threads']} threads, {combined.date}:"]
+    lines += [f"`{combined.command}`."]
+    return "\n".join(lines)
+
+
+def tables() -> str:
+    """Return all of README's results."""
+    return f"{results_table(recorded('baseline'))}\n\n{combined_table(recorded('combined'))}"
+
+
 def filled(readme: str, table: str) -> str:
     """Return ``readme`` with what stands between its two marks replaced by ``table``.
 
@@ -50,7 +77,7 @@ def filled(readme: str, table: str) -> str:
 def main() -> None:
     """Fill the README of this checkout."""
     path = ROOT / "README.md"
-    path.write_text(filled(path.read_text(encoding="utf-8"), results_table(recorded("baseline"))), encoding="utf-8")
+    path.write_text(filled(path.read_text(encoding="utf-8"), tables()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""What does a network lose with whole residual blocks, after a full budget of fine-tuning with a teacher?
+
+    python benchmarks/block_pruning.py resnet20 --blocks 1 2 5 --epochs 15            # an hour on a CPU
+    python benchmarks/block_pruning.py resnet20 --blocks 1 2 5 --split train     # to choose a recipe, judged on val
+    python benchmarks/block_pruning.py resnet20 --blocks 1 --dataset shapes32 --images 640 --epochs 1 --out build/trial
+
+Blocks of high resolution cost as many multiply-accumulates as others and more time (notebook 06). The widths stay what
+kernels like. Stopped with Ctrl-C or killed, the same command goes on from where it was. Writes a checkpoint folder and,
+unless it is a trial, data/results/block-pruning-MODEL.json.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import cast
+
+from fine_tuning import EXAMPLE, STATE, command, judged, parser, task, write_network
+
+from deploykit.cost import macs, parameters
+from deploykit.distillation import ResponseLoss
+from deploykit.models import ResNet, load_pretrained, resnet_like
+from deploykit.pruning.blocks import prune_blocks
+from deploykit.recorded import recorded, write_recorded
+from deploykit.training import evaluate, fit, muon
+
+
+def main() -> None:
+    """Remove the blocks, fine-tune, record and print the table."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--blocks", type=int, nargs="+", required=True, help="numbers of blocks to remove, from 0")
+    arguments.add_argument("--teacher", help="a pretrained network; when not given, the unpruned one")
+    arguments.add_argument("--temperature", type=float, default=2.0)
+    given = arguments.parse_args()
+    work = task(given, "block-pruning")
+    teacher = load_pretrained(given.teacher, work.dataset.name) if given.teacher else work.full
+    names = [f"blocks.{number}" for number in given.blocks]
+    network = resnet_like(cast("ResNet", prune_blocks(work.full, names, example_input=EXAMPLE)))
+    loss = ResponseLoss(teacher, given.temperature, given.alpha)
+    folder = work.out / f"{given.model}-minus{len(names)}blocks-{work.dataset.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    before = evaluate(work.full, work.judging)
+    log = fit(
+        network, work.batches,
+        epochs=given.epochs, loss=loss, optimizer=functools.partial(muon, peak_lr=given.peak_lr),
+        schedule="one-cycle", warmup=0.1, checkpoint=folder / STATE, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    accuracy = evaluate(network, work.judging)
+    fewer = {
+        "blocks_removed": len(names),
+        "times_fewer_macs": round(macs(work.full, EXAMPLE) / macs(network, EXAMPLE), 2),
+        "times_fewer_parameters": round(parameters(work.full) / parameters(network), 2),
+    }
+    rows = [fewer | judged(before, accuracy, log)]
+    print(rows[0], flush=True)
+    described = network.config.description
+    write_network(
+        network, folder,
+        description=f"{described[0].upper()}{described[1:]}: {given.model} without {', '.join(names)}, fine-tuned with "
+        f"{given.teacher or 'the unpruned network'} as teacher.",
+        recipe={
+            "optimizer": "muon", "peak_lr": given.peak_lr, "schedule": "one-cycle to 0, warm-up 10%",
+            "loss": repr(loss), "epochs": given.epochs,
+        },
+        accuracy=accuracy, log=log, given=given,
+    )  # fmt: skip
+    if work.trial:
+        print(f"a trial: network in {work.out}, nothing recorded")
+        return
+    what = f"{given.model} on {work.dataset.name} without {', '.join(names)}, against the unpruned network"
+    write_recorded(f"block-pruning-{given.model}", rows, what=what, command=command())
+    print(recorded(f"block-pruning-{given.model}"))
+
+
+if __name__ == "__main__":
+    main()
