@@ -48,6 +48,7 @@ LOCK_FILE = ROOT / "requirements.lock"
 VENV_GIB = 8  # torch's CUDA build alone is 5.5
 DOWNLOAD_GIB = 4
 OLDEST_PIP = 25
+MOST_WORKERS = 4  # of unit tests: each takes up to 3 GB
 
 
 class StopError(Exception):
@@ -332,9 +333,15 @@ def notebooks(python: Path, arguments: list[str]) -> NoReturn:
     become(python, "-m", "tools.regenerate", *arguments)
 
 
-def test(python: Path, arguments: list[str]) -> NoReturn:
+def test(python: Path, arguments: list[str]) -> int:
     """Run the suite, or what the arguments tell pytest to run."""
-    become(python, "-m", "pytest", *(arguments or ["tests", "--durations=15"]))
+    pytest = (python, "-m", "pytest")
+    if arguments:
+        become(*pytest, *arguments)
+    # Files of unit tests side by side, each with one thread; notebooks alone, since they measure.
+    workers = str(min(os.cpu_count() or 1, MOST_WORKERS))
+    units = run(*pytest, "tests", "--ignore=tests/notebooks", "-n", workers, "--dist", "loadfile", "--durations=15")
+    return run(*pytest, "tests/notebooks") or units
 
 
 def lab(python: Path, arguments: list[str]) -> NoReturn:

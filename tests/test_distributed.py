@@ -78,9 +78,9 @@ def wait_for(happened: Callable[[], bool], folder: Path, what: str) -> None:
 
 
 class TestTwoProcesses:
-    @pytest.mark.parametrize("scenario", ["without_statistics", "without_last_batch"])
+    @pytest.mark.parametrize("scenario", ["without_statistics", "without_last_batch", "pruned_gradually"])
     def test_the_curve_is_that_of_one_process(self, two: list[Results], scenarios: Any, scenario: str) -> None:
-        """In double precision all agrees to 1e-11: losses, accuracy, averaged weights.
+        """In double precision all agrees to 1e-11: losses, accuracy, averaged weights, masks.
 
         The last batch of 61 images has five, two and three: a plain mean of the two gradients would be seen at once.
         """
@@ -88,6 +88,13 @@ class TestTwoProcesses:
 
         for there in two:
             assert_close(there[scenario], here, rtol=1e-11, atol=1e-11)
+
+    def test_a_teacher_and_what_is_learned_beside_the_student_are_shared(
+        self, two: list[Results], scenarios: Any
+    ) -> None:
+        """In single precision losses, student and projection agree up to rounding: losses are computed in float32."""
+        for there in two:
+            assert_close(there["distilled"], scenarios.distilled(), rtol=1e-4, atol=1e-5)
 
     def test_with_batch_statistics_the_curve_is_near_that_of_one_process(
         self, two: list[Results], scenarios: Any
@@ -98,7 +105,9 @@ class TestTwoProcesses:
         assert [loss for loss, _ in there] == pytest.approx([loss for loss, _ in here], rel=0.15)
         assert there[-1][1] == here[-1][1] == 1.0
 
-    @pytest.mark.parametrize("scenario", ["without_statistics", "residual", "bf16", "fp16"])
+    @pytest.mark.parametrize(
+        "scenario", ["without_statistics", "residual", "distilled", "pruned_gradually", "bf16", "fp16"]
+    )
     def test_both_hold_the_same_model(self, two: list[Results], scenario: str) -> None:
         """Bit for bit, running statistics and averages included."""
         assert_close(two[0][scenario]["state"], two[1][scenario]["state"], rtol=0, atol=0)

@@ -508,6 +508,7 @@ class TestTensorRt:
             (tmp_path / "tensorrt_rtx.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         monkeypatch.setattr(gpu.util, "find_spec", lambda _: code and "there")
+        monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)  # of another test
         finding = gpu.tensorrt("tensorrt_rtx")
 
         assert (finding.name, finding.status, finding.found[: len(found)]) == ("TensorRT-RTX", status, found)

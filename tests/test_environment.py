@@ -115,9 +115,10 @@ def test_every_package_that_the_code_imports_is_declared(declared):
     """An import that works only because some package brought the module along is found here."""
     distribution = {
         "PIL": "pillow", "sklearn": "scikit-learn", "pynvml": "nvidia-ml-py", "openvino_telemetry": "openvino",
+        "tensorrt_rtx": "tensorrt-rtx-cu13",
         # parts of what these are, which they cannot drop
         "IPython": "ipykernel", "docutils": "sphinx", "requests": "pooch", "urllib3": "pooch", "google": "onnx",
-        "rich": "nncf",
+        "ml_dtypes": "onnx", "rich": "nncf",
     }  # fmt: skip
     imported = set()
     for path in [ROOT / "make.py", *(ROOT / "src").rglob("*.py"), *(ROOT / "tools").glob("*.py")]:

@@ -97,7 +97,7 @@ def troubled(tmp_path_factory) -> tuple[Path, int, str]:
     write_notebook(project, "03_killed", "import os\nos.kill(os.getpid(), 9)")
     write_notebook(project, "04_memory", "raise MemoryError('4 TB')")
     write_notebook(project, "05_loud", "for _ in range(1000): print('x' * 100_000)")
-    process = start(project, "--timeout", "3")
+    process = start(project, "--timeout", "8")
     output = finish(process)
     return project, process.returncode, output
 
@@ -132,7 +132,7 @@ class TestNotebooksThatEndBadly:
         words = verdict(troubled[2], "02_hangs")
 
         assert "time-out where: code cell 2, which begins 'while True: pass'" in words
-        assert "did not finish within 3 s remedy: give each cell longer" in words
+        assert "did not finish within 8 s remedy: give each cell longer" in words
 
     def test_a_killed_kernel_is_told_from_an_error(self, troubled):
         """A kernel that the system killed, as it does for want of memory, is named so."""

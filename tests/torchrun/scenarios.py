@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from deploykit import distributed, resumable, training
 from deploykit.data import Batches, Dataset, Split
+from deploykit.distillation import FeatureLoss, ResponseLoss, distill
 from deploykit.models import resnet
+from deploykit.pruning.schedule import GradualPruning, SparsitySchedule, prepare_gradual_pruning
 from deploykit.training import cross_entropy, fit
 
 PATIENCE_S = 500  # then each process says where it stands, and ends
@@ -90,6 +92,26 @@ def residual() -> dict[str, object]:
     log = fit(model, batches(batch_size=32, drop_last=True), epochs=6, precision="fp32", validation=batches("val"))
     rows = [(row["loss"], row["validation_accuracy"]) for row in log.rows]
     return {"rows": rows, "state": state(model)}
+
+
+def distilled() -> dict[str, object]:
+    """Two epochs from a teacher's answers and its wider features, the projection of which is learned too."""
+    torch.manual_seed(1)
+    teacher = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3))
+    student = net(statistics=False, dropout=0.0)
+    torch.manual_seed(2)  # of the projection
+    features = FeatureLoss(teacher.eval(), {"2": "1"}, student=student, images=torch.zeros(1, 3, 16, 16))
+    train = functools.partial(fit, batches=batches(), epochs=2, precision="fp32")
+    log = distill(student, ResponseLoss(teacher) + 0.5 * features, train)
+    return {"rows": [row["loss"] for row in log.rows], "state": state(student) | state(features.learned)}
+
+
+def pruned_gradually() -> dict[str, object]:
+    """Two epochs in which half of the weights go."""
+    model = prepare_gradual_pruning(net(statistics=False, dropout=0.0).double())
+    loss = GradualPruning(SparsitySchedule(0.5), steps=2 * len(batches()), every=2)
+    log = fit(model, batches(dtype=torch.float64), epochs=2, precision="fp32", loss=loss)
+    return {"rows": [row["loss"] for row in log.rows], "state": state(model)}
 
 
 def resumed(folder: Path, precision: str, stop_step: int = 11) -> dict[str, object]:
@@ -187,6 +209,8 @@ def all_of_them(folder: Path) -> dict[str, object]:
         "without_statistics": without_statistics(),
         "without_last_batch": without_last_batch(),
         "residual": residual(),
+        "distilled": distilled(),
+        "pruned_gradually": pruned_gradually(),
         "bf16": resumed(folder, "bf16"),
         "fp16": scaled(folder),
         "failures": failures(folder),
