@@ -102,6 +102,15 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"the model is against the rules of ONNX: .*; export it again"):
             load_onnx(broken)
 
+    def test_types_that_do_not_fit(self, exported):
+        """A convolution of float32 images with float64 weights: only inference over the whole graph finds it."""
+        broken = load_onnx(exported)
+        weights = next(tensor for tensor in broken.graph.initializer if tensor.name == "stem.weight")
+        weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights).astype("f8"), weights.name))
+
+        with pytest.raises(ValueError, match="the model is against the rules of ONNX"):
+            load_onnx(broken)
+
     def test_no_file_and_no_model(self, tmp_path):
         """What was given is said."""
         with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.onnx; export_onnx makes a model"):

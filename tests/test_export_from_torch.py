@@ -101,6 +101,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match="Fixed was exported for batches of 2 only: somewhere it takes the batch"):
             export_onnx(Fixed().eval(), images(2))
 
+    def test_an_opset_that_the_exporter_cannot_write(self, model):
+        """For 17 it would print a traceback, return 18 and raise nothing; 18 is what it says when 18 is asked for."""
+        with pytest.raises(ValueError, match="opset is 17; torch's exporter writes 18 to 23"):
+            export_onnx(model, images(2), opset=17)
+
+        assert export_onnx(model, images(2), opset=18).opset_import[0].version == 18
+
     def test_images_of_another_kind(self, model):
         """float64 or three dimensions: said before the exporter starts."""
         with pytest.raises(ValueError, match=r"the example images are float64 \[2, 3, 8, 8\]; give float32"):

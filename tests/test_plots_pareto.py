@@ -19,8 +19,19 @@ def test_points_are_where_the_numbers_say():
     behind, front = plots.pareto(TABLE).axes[0].collections
 
     assert behind.get_offsets().tolist() == [[0.7, 90.0]]
-    assert front.get_offsets().tolist() == [[2.0, 92.0], [0.5, 91.0]]
-    assert front.get_sizes()[0] / front.get_sizes()[1] == pytest.approx(1000 / 300)
+    assert front.get_offsets().tolist() == [[0.5, 91.0], [2.0, 92.0]]
+    assert front.get_sizes()[1] / front.get_sizes()[0] == pytest.approx(1000 / 300)
+
+
+def test_points_are_numbered_from_fast_to_slow_and_named_beside():
+    """A number stands at its point; the front is listed first."""
+    plot = plots.pareto(TABLE)
+    at = {text.get_text(): text.xy for text in plot.axes[0].texts}
+
+    assert at == {"1": (0.5, 91.0), "2": (0.7, 90.0), "3": (2.0, 92.0)}
+    assert [text.get_text() for text in plot.legends[0].get_texts()] == [
+        "on the front", "1  int8", "3  float32", "dominated", "2  worse",
+    ]  # fmt: skip
 
 
 def test_the_alt_text_has_the_front_from_fast_to_slow():

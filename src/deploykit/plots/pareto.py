@@ -21,6 +21,8 @@ SMALLEST_BUBBLE = 12  # still seen
 def pareto(table: pd.DataFrame, *, least_accuracy: float | None = None, most_ms: float | None = None) -> Plot:
     """Draw accuracy against latency, bubbles as large as the files, and a line along the Pareto front of the two.
 
+    Points are numbered from fast to slow, and named beside the axes.
+
     Args:
         table: one variant a row, its name the index: ``accuracy`` (0 to 1), ``latency_ms``, ``size_kib``.
         least_accuracy: a demand, drawn as a line; 0 to 1.
@@ -31,23 +33,25 @@ def pareto(table: pd.DataFrame, *, least_accuracy: float | None = None, most_ms:
     """
     if table.empty:
         raise ValueError("no variant to draw: the table is empty")
+    table = table.sort_values("latency_ms", kind="stable")
     front = pareto_front(table)
     area = np.maximum(LARGEST_BUBBLE * table["size_kib"] / table["size_kib"].max(), SMALLEST_BUBBLE)
     with style():
         plot = new_figure(4.6)
         axes = plot.subplots()
-        for on_front, colour in ((False, "white"), (True, COLOURS[0])):
+        for on_front, colour in ((False, "white"), (True, COLOURS[4])):
             rows = front == on_front
             axes.scatter(
                 table.loc[rows, "latency_ms"], 100 * table.loc[rows, "accuracy"], s=area[rows], color=colour,
                 edgecolor=INK if on_front else QUIET, linewidth=0.8, alpha=0.75, zorder=2 + on_front,
             )  # fmt: skip
-        best = table[front].sort_values("latency_ms")
+        best = table[front]
         axes.step(best["latency_ms"], 100 * best["accuracy"], where="post", color=INK, linewidth=1, zorder=1)
         _demands(axes, least_accuracy, most_ms)
         log_scale(axes, "x")
-        axes.margins(x=0.2, y=0.12)
-        _names(axes, table, front, area)
+        axes.margins(x=0.1, y=0.12)
+        _number(axes, table, front)
+        _legend(plot, front)
         axes.set_xlabel("time per call [ms] (left is faster)")
         axes.set_ylabel("accuracy [%]")
     parts = [
@@ -68,12 +72,22 @@ def _demands(axes: Axes, least_accuracy: float | None, most_ms: float | None) ->
         axes.axvline(most_ms, **line)
 
 
-def _names(axes: Axes, table: pd.DataFrame, front: pd.Series, area: pd.Series) -> None:
-    for name, row in table.iterrows():
-        below = not front[name]
+def _number(axes: Axes, table: pd.DataFrame, front: pd.Series) -> None:
+    for number, (name, row) in enumerate(table.iterrows(), 1):
         axes.annotate(
-            wrapped(str(name), 22), (row.latency_ms, 100 * row.accuracy), fontsize=8 if below else 9,
-            color=QUIET if below else INK, textcoords="offset points",
-            xytext=(0, -(area[name] ** 0.5) / 2 - 3 if below else area[name] ** 0.5 / 2 + 3),
-            ha="center", va="top" if below else "bottom",
+            str(number), (row.latency_ms, 100 * row.accuracy), fontsize=8, ha="center", va="center", zorder=5,
+            color=INK if front[name] else QUIET, weight="bold" if front[name] else "normal",
         )  # fmt: skip
+
+
+def _legend(plot: Plot, front: pd.Series) -> None:
+    from matplotlib.lines import Line2D
+
+    numbered = list(enumerate(front.index, 1))
+    lines = [("on the front", True), *((f"{n}  {name}", True) for n, name in numbered if front[name])]
+    lines += [("dominated", False), *((f"{n}  {name}", False) for n, name in numbered if not front[name])]
+    handles = [Line2D([], [], linestyle="none", label=wrapped(text, 30)) for text, _ in lines]
+    shown = plot.legend(handles=handles, loc="outside right upper", handlelength=0, handletextpad=0, fontsize=8)
+    for text, (line, on_front) in zip(shown.get_texts(), lines, strict=True):
+        text.set_color(INK if on_front else QUIET)
+        text.set_weight("bold" if line in ("on the front", "dominated") else "normal")
