@@ -90,4 +90,4 @@ def _legend(plot: Plot, front: pd.Series) -> None:
     shown = plot.legend(handles=handles, loc="outside right upper", handlelength=0, handletextpad=0, fontsize=8)
     for text, (line, on_front) in zip(shown.get_texts(), lines, strict=True):
         text.set_color(INK if on_front else QUIET)
-        text.set_weight("bold" if line in ("on the front", "dominated") else "normal")
+        text.set_fontweight("bold" if line in ("on the front", "dominated") else "normal")
