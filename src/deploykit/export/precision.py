@@ -77,8 +77,8 @@ def _to_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
             attribute.i = element.BFLOAT16
         elif attribute.type == onnx.AttributeProto.TENSOR:
             _halve(attribute.t)
-    first = [_cast_input(graph, value) for value in graph.input if _is_float(value)]
-    last = [_cast_output(graph, value) for value in graph.output if _is_float(value)]
+    first = [_cast_input(graph, value.name) for value in graph.input if _is_float(value)]
+    last = [_cast_output(graph, value.name) for value in graph.output if _is_float(value)]
     nodes = [*first, *graph.node, *last]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -98,18 +98,20 @@ def _is_float(value: onnx.ValueInfoProto) -> bool:
     return value.type.tensor_type.elem_type == import_onnx().TensorProto.FLOAT
 
 
-def _cast_input(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> Any:
-    onnx = import_onnx()
-    inside = f"{value.name}_bfloat16"
+def _renamed(graph: onnx.GraphProto, name: str) -> str:
+    """Give a tensor another name in every node, so that a Cast fits between it and the outside; return that name."""
+    inside = f"{name}_bfloat16"
     for node in graph.node:
-        node.input[:] = [inside if name == value.name else name for name in node.input]
-    return onnx.helper.make_node("Cast", [value.name], [inside], f"{value.name}/Cast", to=onnx.TensorProto.BFLOAT16)
+        for names in (node.input, node.output):
+            names[:] = [inside if given == name else given for given in names]
+    return inside
 
 
-def _cast_output(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> Any:
+def _cast_input(graph: onnx.GraphProto, name: str) -> Any:
     onnx = import_onnx()
-    inside = f"{value.name}_bfloat16"
-    for node in graph.node:
-        node.input[:] = [inside if name == value.name else name for name in node.input]
-        node.output[:] = [inside if name == value.name else name for name in node.output]
-    return onnx.helper.make_node("Cast", [inside], [value.name], f"{value.name}/Cast", to=onnx.TensorProto.FLOAT)
+    return onnx.helper.make_node("Cast", [name], [_renamed(graph, name)], f"{name}/Cast", to=onnx.TensorProto.BFLOAT16)
+
+
+def _cast_output(graph: onnx.GraphProto, name: str) -> Any:
+    onnx = import_onnx()
+    return onnx.helper.make_node("Cast", [_renamed(graph, name)], [name], f"{name}/Cast", to=onnx.TensorProto.FLOAT)
