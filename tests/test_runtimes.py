@@ -234,6 +234,12 @@ class TestGraphOptimization:
         assert [node.op_type for node in fused.graph.node].count("FusedConv") == 2
         assert [node.op_type for node in fused.graph.node].count("Relu") == 1
 
+    def test_the_census_is_of_the_graph_that_was_loaded(self, exported):
+        """Loaded without fusion, the three ReLUs are kernels of their own."""
+        census = onnxruntime.kernels(onnxruntime.load(exported, optimization="none"), images(4))
+
+        assert census.set_index("operator").loc["Relu", "count"] == 3
+
     def test_traffic_is_what_the_shapes_say(self, exported):
         """Reference: the bytes of each operator of the unfused graph by hand, for a batch of 16."""
         whole, pooled, weights = 16 * 8 * 64, 16 * 8 * 16, 224 + 584 + 584

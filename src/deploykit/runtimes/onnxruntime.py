@@ -83,7 +83,7 @@ def load(
     def forward(batch: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {images.name: batch.numpy()})[0])
 
-    return Predictor(NAME, shape, threads, source, forward)
+    return Predictor(NAME, shape, threads, (source, optimization), forward)
 
 
 def optimized(source: Path | str | onnx.ModelProto, optimization: str = "all") -> onnx.ModelProto:
@@ -117,7 +117,8 @@ def kernels(predictor: Predictor, images: Tensor) -> pd.DataFrame:
     """
     import pandas as pd
 
-    nodes = _node_events(predictor.source, images, predictor.threads)
+    source, optimization = predictor.source
+    nodes = _node_events(source, images, predictor.threads, optimization)
     rows = [(event["args"]["op_name"], _precision(event), event["name"], event["dur"]) for event in nodes]
     rows = rows[len(rows) // (1 + RUNS) :]
     table = pd.DataFrame(rows, columns=["operator", "precision", "name", "time"]).groupby(["operator", "precision"])
