@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from small_residual import SmallResidual
+from small_residual import Branching, SmallResidual
 from torch import nn
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("nncf")
 
-from deploykit import ledger
-from deploykit.contestants import Row
+from deploykit import ledger, models
+from deploykit.contestants import Setting
 from deploykit.data import Batches, Dataset, Split
+from deploykit.evaluation import evaluate
 from deploykit.measure import Ratio
-from deploykit.optimize import STEPS, choose, optimize, plan_optimization
+from deploykit.optimize import FORMS, SMALLER, choose, optimize, parse_budget, plan_optimization, run, teach
+from deploykit.optimize.choice import verdict
+from deploykit.optimize.plan import duration
+from deploykit.rows import Row
 from deploykit.significance import PairedDifference, paired_difference
 
-INTEGERS = plan_optimization(only=["ONNX Runtime int8", "OpenVINO int8"])
+INTEGERS = plan_optimization(only=["ONNX Runtime int8", "OpenVINO int8"], budget_s=5)
 
 
 def row(name: str, speedup: float = 1, points_lost: float = 0, *, doubt: float = 0.01, status: str = "ok") -> Row:
@@ -48,25 +53,86 @@ class TestChoice:
 
         assert choose(rows, max_drop=1) is rows[0]
 
+    @pytest.mark.parametrize(
+        ("other", "words"),
+        [
+            (row("b", 2, 3), "loses too much"),
+            (row("b", 0.5), "slower"),
+            (row("b", 1.1, doubt=0.2), "not surely faster"),
+            (row("b", 9, status="no kernel"), "no kernel"),
+            (row("b", 1.5), "not the fastest"),
+            (row("b", 3), "chosen"),
+        ],
+    )
+    def test_each_row_is_told_why(self, other, words):
+        """Beside one that is twice as fast."""
+        rows = [row("base"), row("twice", 2), other]
+
+        assert verdict(other, rows, choose(rows, 1), 1) == words
+
 
 class TestPlan:
     def test_a_plan_is_the_steps_in_order(self):
-        """All of them, or those that are asked for, with a reason each."""
-        assert plan_optimization() == STEPS
-        assert [step.name for step in plan_optimization(skip=["OpenVINO bfloat16"])][2] == "ONNX Runtime int8"
-        assert all(step.why for step in STEPS)
+        """Forms, smaller networks, then the choice and the timing; each with its reason."""
+        names = [step.name for step in plan_optimization(skip=["OpenVINO bfloat16"]).steps()]
+
+        assert names == [form.name for form in FORMS if form.precision != "bfloat16"] + [
+            "fewer blocks", "fewer channels", "choose", "time",
+        ]  # fmt: skip
+        assert all(step.why for step in plan_optimization().steps())
+
+    @pytest.mark.parametrize("options", [{}, {"only": ["OpenVINO int8"]}, {"skip": ["fewer blocks"]}])
+    @pytest.mark.parametrize("budget_s", [5, 600, 36_000])
+    def test_the_shares_are_the_budget(self, options, budget_s):
+        """Whatever is tried, and timing takes no more than a minute."""
+        plan = plan_optimization(budget_s=budget_s, **options)
+
+        assert sum(step.seconds for step in plan.steps()) == pytest.approx(budget_s)
+        assert plan.timing_s <= 60
+
+    def test_a_smaller_network_alone_is_tried_in_all_forms(self):
+        """And together with a form in that one, as the network itself is."""
+        alone = plan_optimization(only=["fewer blocks"])
+        both = plan_optimization(only=["fewer blocks", "OpenVINO int8"])
+
+        assert (alone.forms, alone.smaller, alone.as_given) == (FORMS, SMALLER[:1], False)
+        assert ([form.name for form in both.forms], both.as_given) == (["OpenVINO int8"], True)
 
     @pytest.mark.parametrize(
         ("options", "words"),
         [
             ({"only": ["prune"]}, "there is no step 'prune'; there are 'ONNX Runtime float32'"),
-            ({"skip": [step.name for step in STEPS]}, "every step is skipped"),
+            ({"skip": [form.name for form in FORMS]}, "every form is skipped"),
+            ({"only": ["fewer blocks"], "skip": ["fewer blocks"]}, "every form is skipped"),
+            ({"only": ["OpenVINO int8"], "runtimes": ["ONNX Runtime"]}, "there is no step 'OpenVINO int8'"),
+            ({"budget_s": 0}, "the budget is 0 seconds"),
+            ({"budget_s": float("nan")}, "the budget is nan seconds"),
         ],
     )
     def test_what_cannot_be_tried_is_refused(self, options, words):
         """Before anything is done."""
         with pytest.raises(ValueError, match=words):
             plan_optimization(**options)
+
+    @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10min", 600), ("1.5h", 5400), (" 2 MIN ", 120)])
+    def test_a_budget_is_a_time(self, text, seconds):
+        """With its unit."""
+        assert parse_budget(text) == seconds
+
+    @pytest.mark.parametrize("text", ["", "10", "min", "-5min", "0s", "1e3s", "10 parsecs", "5min 3s", "nans"])
+    def test_what_is_no_time_is_refused(self, text):
+        """With what was written, and how times are written."""
+        with pytest.raises(ValueError, match=r"write a time above 0 with its unit: 90s, 10min or 1\.5h") as caught:
+            parse_budget(text)
+
+        assert repr(text) in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"), [(0.25, "0.25 s"), (45, "45 s"), (120, "2 min"), (5400, "1.5 h"), (0, "0 s")]
+    )
+    def test_a_time_is_written_as_people_say_it(self, seconds, text):
+        """Two digits."""
+        assert duration(seconds) == text
 
 
 def coloured(seed: int) -> Dataset:
@@ -105,7 +171,7 @@ def found(tmp_path_factory):
     model = trained(dataset)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEPLOYKIT_LEDGER", str(folder.parent / "own-ledger"))
-        result = optimize(model, dataset, folder, max_drop=10, budget_s=1, steps=INTEGERS)
+        result = optimize(model, dataset, folder, max_drop=10, plan=INTEGERS)
         rows = ledger.rows("optimize")
     return model, dataset, folder, result, rows
 
@@ -120,6 +186,22 @@ class TestOptimize:
         assert result.winner in result.rows[1:]
         assert result.difference == paired_difference(result.before.correct, result.after.correct)
 
+    def test_no_test_image_is_seen_before_the_choice(self, found, monkeypatch):
+        """The split of whatever is judged, in order, with the choice between."""
+        model, dataset, folder, *_ = found
+        seen = []
+
+        def judge(predictor, batches):
+            seen.append(batches.split)
+            return evaluate(predictor, batches)
+
+        monkeypatch.setattr("deploykit.benchmarking.evaluate", judge)
+        monkeypatch.setattr(run, "evaluate", judge)
+        monkeypatch.setattr(run, "choose", lambda rows, _: seen.append("choice") or rows[0])
+        optimize(model, dataset, folder, plan=INTEGERS)
+
+        assert seen == ["val", "val", "val", "choice", "test"]
+
     def test_each_step_leaves_a_row_in_the_ledger(self, found):
         """The baseline, two steps on val, and the chosen one on test."""
         *_, result, rows = found
@@ -128,12 +210,14 @@ class TestOptimize:
         assert list(rows["what"]) == [*(row.name for row in result.rows), f"{result.winner.name}, chosen"]
         assert rows["speedup"][0] == 1
 
-    @pytest.mark.parametrize("step", INTEGERS, ids=["onnxruntime", "openvino"])
-    def test_the_script_gives_the_artifacts_answers(self, found, tmp_path, step, monkeypatch):
+    @pytest.mark.parametrize("form", INTEGERS.forms, ids=["onnxruntime", "openvino"])
+    def test_the_script_gives_the_artifacts_answers(self, found, tmp_path, form, monkeypatch):
         """In a process that cannot import deploykit, for pictures in files; class names come out as they are."""
         model, dataset, folder, result, _ = found
-        monkeypatch.setattr("deploykit.optimize.choose", lambda rows, _: next(r for r in rows if r.name == step.name))
-        result = optimize(model, dataset, folder, budget_s=1, steps=INTEGERS)
+        monkeypatch.setattr(
+            "deploykit.optimize.run.choose", lambda rows, _: next(r for r in rows if r.name == form.name)
+        )
+        result = optimize(model, dataset, folder, plan=INTEGERS)
         files = [tmp_path / f"{number}.png" for number in range(12)]
         for number, file in enumerate(files):
             Image.fromarray(dataset.test.images[number].numpy()).save(file)
@@ -151,7 +235,7 @@ class TestOptimize:
         """Artifacts that lie there are taken; the model is as it was."""
         model, dataset, folder, result, _ = found
         monkeypatch.setattr("deploykit.contestants.tried_apart", lambda *_: pytest.fail("made again"))
-        again = optimize(model, dataset, folder, max_drop=10, budget_s=1, steps=INTEGERS)
+        again = optimize(model, dataset, folder, max_drop=10, plan=INTEGERS)
 
         assert [row.accuracy.accuracy for row in again.rows] == [row.accuracy.accuracy for row in result.rows]
 
@@ -160,7 +244,7 @@ class TestOptimize:
         model, dataset, folder, _, _ = found
         made = []
         monkeypatch.setattr(
-            "deploykit.optimize.rows_of_file", lambda kinds, _: made.extend(kinds) or map(failed, kinds)
+            "deploykit.optimize.forms.rows_of_file", lambda kinds, _: made.extend(kinds) or map(failed, kinds)
         )
 
         def failed(kind: tuple[str, str]) -> Row:
@@ -169,20 +253,130 @@ class TestOptimize:
         kept = model.fc.bias[0].item()
         with torch.no_grad():
             model.fc.bias[0] += 1e-3
-        result = optimize(model, dataset, folder, budget_s=0.1, steps=INTEGERS)
+        result = optimize(model, dataset, folder, plan=INTEGERS)
         with torch.no_grad():
             model.fc.bias[0] = kept
 
-        assert made == [(step.runtime, step.precision) for step in INTEGERS]
+        assert made == [(form.runtime, form.precision) for form in INTEGERS.forms]
         assert (result.winner is result.rows[0], result.folder) == (True, None)
+        assert not (folder / "winner").exists()  # that of the call before
         assert str(result).startswith("no step helped: the network stays as it is, ")
 
     @pytest.mark.parametrize(
         ("options", "words"),
-        [({"max_drop": -1}, "max_drop is -1"), ({"batch": 0}, "batch is 0"), ({}, r"holds something else \(thesis\)")],
+        [
+            ({"max_drop": -1}, "max_drop is -1"),
+            ({"max_drop": float("nan")}, "max_drop is nan"),
+            ({"batch": 0}, "batch is 0"),
+            ({}, r"holds something else \(thesis\)"),
+        ],
     )
     def test_mistakes_are_refused_before_any_work(self, tmp_path, options, words):
         """A folder with something else in it is not written to."""
         (tmp_path / "thesis").touch()
         with pytest.raises(ValueError, match=words):
             optimize(SmallResidual().eval(), coloured(seed=0), tmp_path, **options)
+
+
+SHORTER = plan_optimization(only=["fewer blocks", "fewer channels", "ONNX Runtime float32"], budget_s=900)
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch):
+    """Let a lesson be as short as it can, and the timing too, however slow this machine is."""
+    monkeypatch.setattr("deploykit.optimize.plan.MOST_TIMING_S", 1)
+    monkeypatch.setattr(teach, "MOST_EPOCHS", 2)
+    monkeypatch.setattr(teach, "ENOUGH_STEPS", 2)
+    monkeypatch.setattr(teach, "LEAST_STEPS", 1)
+
+
+def setting(folder: Path) -> Setting:
+    """Return what a smaller network is made in."""
+    images, _ = next(iter(Batches(coloured(seed=0).train, coloured(seed=0), batch_size=32)))
+    return Setting(folder, images.contiguous(), (1,), 4, lambda _: None)
+
+
+def smaller(model: nn.Module, where: Setting, *, seconds: float = 900.0, share_s: float = 900.0) -> nn.Module:
+    """Take blocks out of a model and teach it."""
+    data = coloured(seed=0)
+    return teach.make_smaller(SMALLER[0], model, where, data, seconds=seconds, share_s=share_s, progress=False)[0]
+
+
+def stop(*_: object) -> None:
+    """Be where the reader presses Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def resnet8():
+    """Return a network with a block that can go and channels that can; untrained."""
+    torch.manual_seed(0)
+    return models.build("resnet8", classes=4).eval()
+
+
+class TestSmaller:
+    def test_what_was_taught_is_not_taught_again(self, in_a_hurry, resnet8, tmp_path, monkeypatch):
+        """Stopped when both were taught, the same call goes on with their weights, and changes nothing of the model."""
+        dataset, before = coloured(seed=0), {name: value.clone() for name, value in resnet8.state_dict().items()}
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "judge_rows", stop)
+            with pytest.raises(KeyboardInterrupt):
+                optimize(resnet8, dataset, tmp_path, plan=SHORTER)
+        monkeypatch.setattr(teach, "fit", lambda *_, **__: pytest.fail("taught again"))
+        monkeypatch.setattr("deploykit.contestants.tried_apart", lambda *_: pytest.fail("made again"))
+        monkeypatch.setattr(run, "choose", lambda rows, _: rows[-1])
+        found = optimize(resnet8, dataset, tmp_path, plan=SHORTER)
+        artifact = (tmp_path / "fewer-channels" / "onnx-runtime-float32" / "model.onnx").read_bytes()
+
+        assert [row.name for row in found.rows if row.ok][2:] == [
+            "fewer blocks, ONNX Runtime float32", "fewer channels, ONNX Runtime float32",
+        ]  # fmt: skip
+        assert found.done["fewer blocks"].startswith("without blocks.0, ")
+        assert (tmp_path / "winner" / "model.onnx").read_bytes() == artifact
+        assert all(value.equal(before[name]) for name, value in resnet8.state_dict().items())
+
+    def test_another_lesson_is_another_network(self, in_a_hurry, resnet8, tmp_path, monkeypatch):
+        """With more time, what an earlier call taught is thrown away, and so is the state of a training in between."""
+        lesson, options = setting(tmp_path), []
+        smaller(resnet8, lesson, share_s=300)
+        (tmp_path / teach.STATE).write_text("of another training")
+        real = teach.fit
+        monkeypatch.setattr(teach, "fit", lambda *given, **how: options.append(how) or real(*given, **how))
+        smaller(resnet8, lesson, share_s=330)
+
+        assert [how["epochs"] for how in options] == [2, 2]  # the trial, and the lesson
+        assert options[1]["checkpoint"] == tmp_path / teach.STATE
+
+    def test_a_lesson_is_as_long_as_there_is_time(self, resnet8, tmp_path, monkeypatch):
+        """Epochs of as many images as fit into it, up to 600 steps where images are few, and none below 40 steps."""
+        lengths = {}
+        monkeypatch.setattr(teach, "seconds_of_a_step", lambda *_: 1.0)
+        monkeypatch.setattr(teach, "_teach", lambda *given, **_: lengths.update({seconds: given[4]}))
+        for seconds in (50.0, 2000.0):
+            with pytest.raises(FileNotFoundError, match=teach.WEIGHTS):
+                smaller(resnet8, setting(tmp_path), seconds=seconds, share_s=seconds)
+        with pytest.raises(ValueError, match="leaves 39 s for its fine-tuning, 39 steps of 1 s, and it takes 40 at"):
+            smaller(resnet8, setting(tmp_path), seconds=39.0)
+
+        assert [(found.epochs, found.images, found.batch_size) for found in lengths.values()] == [
+            (7, 224, 32), (75, 256, 32),
+        ]  # fmt: skip
+
+    def test_a_network_that_cannot_be_pruned_says_why(self, in_a_hurry, tmp_path):
+        """No block, no channel beyond a block of eight: each row names it, the forms go on."""
+        found = optimize(SmallResidual().eval(), coloured(seed=0), tmp_path, plan=SHORTER)
+        blocks, channels = found.rows[2:]
+
+        assert (blocks.network, channels.network) == ("fewer blocks", "fewer channels")
+        assert "SmallResidual has no residual block without a projection" in blocks.status
+        assert "every group keeps at least 8 of its channels" in channels.status
+        assert found.rows[1].ok
+
+    def test_what_cannot_be_exported_stays_as_it_is(self, in_a_hurry, tmp_path):
+        """Every row names the module; nothing is taught for a form that there will not be."""
+        found = optimize(Branching().eval(), coloured(seed=0), tmp_path, plan=SHORTER)
+
+        assert [row.ok for row in found.rows] == [True, False, False, False]
+        assert "gate" in found.rows[1].status
+        assert found.rows[2].status.startswith("left out: no form of the network works (")
+        assert (found.helped, found.folder, (tmp_path / "winner").exists()) == (False, None, False)

@@ -50,6 +50,19 @@ def test_demands_are_lines():
     assert [line.get_xdata()[0] for line in lines[1:]] == [1.0]
 
 
+def test_the_chosen_one_has_a_ring_and_the_word():
+    """Around its point, larger than its bubble; in the legend and in the alt text; a name of no row is refused."""
+    plot = plots.pareto(TABLE, chosen="int8")
+    _, front, ring = plot.axes[0].collections
+
+    assert ring.get_offsets().tolist() == [[0.5, 91.0]]
+    assert ring.get_sizes()[0] > front.get_sizes()[0]
+    assert "1  int8 (chosen)" in [text.get_text() for text in plot.legends[0].get_texts()]
+    assert plot.alt.endswith(" Chosen: int8.")
+    with pytest.raises(ValueError, match="there is no variant 'int4'; there are float32, int8, worse"):
+        plots.pareto(TABLE, chosen="int4")
+
+
 def test_a_name_is_drawn_as_text_and_no_variant_is_refused():
     """Neither HTML nor a broken formula in a name stops the figure."""
     plot = plots.pareto(TABLE.rename(index={"int8": EVIL}))

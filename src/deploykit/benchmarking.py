@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from deploykit.artifacts import batch_of, read_model
-from deploykit.contestants import FLOAT_ROWS, QUANTIZED_ROWS, Row, Setting, rows_of_file, rows_of_module, words_for
+from deploykit.contestants import FLOAT_ROWS, QUANTIZED_ROWS, Setting, rows_of_file, rows_of_module
 from deploykit.data import Batches, Dataset
 from deploykit.evaluation import Accuracy, evaluate
 from deploykit.measure import Measurement, Ratio, compare, measure
+from deploykit.rows import Row, words_for
 from deploykit.significance import paired_difference
 from deploykit.untrusted import tried_apart
 

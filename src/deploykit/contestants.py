@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +14,13 @@ from torch import Tensor, nn
 
 from deploykit.artifacts import ENDINGS, load_artifact, make_artifact, try_out
 from deploykit.cost import size_mib, tensor_size_mib
-from deploykit.evaluation import Accuracy
 from deploykit.export import export_onnx
 from deploykit.free_speed import fast_predictor
-from deploykit.measure import Measurement, Ratio
 from deploykit.quantization.pt2e import quantize_pt2e
+from deploykit.rows import Row, words_for
 from deploykit.runtimes import inductor, onnxruntime
-from deploykit.significance import PairedDifference
 from deploykit.untrusted import tried_apart
 
-OK = "ok"
 FLOAT_ROWS = (
     ("ONNX Runtime", "float32"),
     ("ONNX Runtime", "int8"),
@@ -34,67 +30,6 @@ FLOAT_ROWS = (
 )
 QUANTIZED_ROWS = (("ONNX Runtime", "as given"), ("OpenVINO", "as given"))
 MOST_IN_A_GRAPH = 1024  # images in a batch that exported graphs are made for by default
-
-
-@dataclass
-class Row:
-    """One way to run the model.
-
-    Attributes:
-        runtime: "PyTorch eager", "PyTorch channels_last", "ONNX Runtime", "OpenVINO", "Inductor".
-        precision: "float32", "bfloat16", "int8"; "as given" for a file that was quantized before.
-        status: "ok", or on one line why there are no figures.
-        accuracy: on test images.
-        difference: to the first row that works, image by image; None for that row.
-        latency: of the smallest batch.
-        latency_ratio: how many times faster than the first row that works.
-        throughput: of the large batch.
-        ratio: how many times faster, of the large batch.
-        size_mib: of what is deployed: a file, two files of OpenVINO, the tensors of a module.
-    """
-
-    runtime: str
-    precision: str
-    status: str = OK
-    accuracy: Accuracy | None = None
-    difference: PairedDifference | None = None
-    latency: Measurement | None = None
-    latency_ratio: Ratio | None = None
-    throughput: Measurement | None = None
-    ratio: Ratio | None = None
-    size_mib: float | None = None
-    predictor: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
-
-    @property
-    def ok(self) -> bool:
-        """Whether it has figures."""
-        return self.status == OK
-
-    @property
-    def name(self) -> str:
-        """What it is called where a contestant has one name."""
-        return f"{self.runtime} {self.precision}"
-
-    def figures(self) -> dict[str, Any]:
-        """Return all of it flat, None where there is nothing: shares and points of accuracy, milliseconds, MiB."""
-        accuracy, lost = self.accuracy, self.difference
-        low, high = accuracy.interval if accuracy else (None, None)
-        return {
-            "runtime": self.runtime,
-            "precision": self.precision,
-            "status": self.status,
-            "accuracy": accuracy.accuracy if accuracy else None,
-            "accuracy_low": low,
-            "accuracy_high": high,
-            "points_lost": 100 * (0 - lost.difference) if lost else None,
-            "points_lost_low": 100 * (0 - lost.interval[1]) if lost else None,
-            "points_lost_high": 100 * (0 - lost.interval[0]) if lost else None,
-            "latency_ms": self.latency.median_ms if self.latency else None,
-            **_ratio("latency_speedup", self.latency_ratio),
-            "images_per_s": self.throughput.throughput_per_s if self.throughput else None,
-            **_ratio("speedup", self.ratio),
-            "size_mib": self.size_mib,
-        }
 
 
 @dataclass(frozen=True)
@@ -224,13 +159,3 @@ def _packaged(model: nn.Module, precision: str, setting: Setting) -> Row:
     except Exception as error:  # noqa: BLE001 - whatever a compiler raises; the other rows go on
         row.status = words_for(error)
     return row
-
-
-def words_for(error: BaseException) -> str:
-    """Say what went wrong on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _ratio(name: str, ratio: Ratio | None) -> dict[str, float | None]:
-    value, low, high = ratio or (None, None, None)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploykit.cli import output
-from deploykit.cli.contract import Status, StopError
-from deploykit.cli.data import DATASETS, open_dataset
+from deploykit.cli import models, output
+from deploykit.cli.contract import Status
+from deploykit.cli.data import DATASETS
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from deploykit.benchmarking import Benchmark
-    from deploykit.contestants import Row
     from deploykit.data import Dataset
+    from deploykit.rows import Row
 
-PIXELS = 32
-NOTHING = "-"
 HEAD = ("runtime", "precision", "accuracy", "points lost", "ms", "images/s", "faster", "MiB", "status")
 
 
@@ -35,11 +29,9 @@ def benchmark(
         ),
     ],
     *,
-    weights: Annotated[
-        Path | None, typer.Option(show_default=False, help="Safetensors file for the module of FILE.py:FUNCTION.")
-    ] = None,
+    weights: Annotated[Path | None, typer.Option(show_default=False, help=models.WEIGHTS)] = None,
     data: Annotated[str, typer.Option(help=DATASETS)] = "auto",
-    size: Annotated[int, typer.Option(min=1, help="Pixels of a side that a folder's images are brought to.")] = PIXELS,
+    size: Annotated[int, typer.Option(min=1, help=models.SIZE)] = models.PIXELS,
     images: Annotated[int, typer.Option(min=1, help="Test images for the accuracy.")] = 2000,
     batch: Annotated[int, typer.Option(min=1, help="Images in a batch for the throughput.")] = 64,
     seconds: Annotated[float, typer.Option(min=0.1, help="For the timing at each of the two batch sizes.")] = 20.0,
@@ -62,9 +54,9 @@ def benchmark(
     silence_known_noise()
     from deploykit import benchmarking
 
-    _refuse_what_is_not_there(model, weights)
-    dataset = _dataset(data, size)
-    given = model if model.endswith(".onnx") else _module(model, weights, dataset)
+    models.refuse_what_is_not_there(model, weights)
+    dataset = models.sized_dataset(data, size)
+    given = model if model.endswith(".onnx") else models.module_of(model, weights, dataset)
     found = benchmarking.benchmark(
         given,
         dataset,
@@ -81,89 +73,6 @@ def benchmark(
     else:
         output.show(_text(found, model, dataset))
     raise typer.Exit(Status.DONE if any(row.ok for row in found.rows) else Status.FAILED_CHECK)
-
-
-def _refuse_what_is_not_there(model: str, weights: Path | None) -> None:
-    """Refuse, before data are loaded, a file that is missing.
-
-    Raises:
-        StopError: ``--weights`` for something that brings its own.
-        FileNotFoundError: no such file.
-    """
-    file, function = _of_code(model)
-    if weights is not None and not function:
-        raise StopError("--weights is for FILE.py:FUNCTION; other models bring their own", Status.USAGE)
-    named = [Path(file) if function else None, weights, Path(model) if model.endswith(".onnx") else None]
-    for path in named:
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}; check the path")
-
-
-def _of_code(model: str) -> tuple[str, str]:
-    """Split FILE.py:FUNCTION; the function is "" where it is something else."""
-    file, colon, function = model.rpartition(":")
-    return (file, function) if colon and file.endswith(".py") else (model, "")
-
-
-def _dataset(name: str, size: int) -> Dataset:
-    from deploykit.data import load_dataset
-
-    return open_dataset(name) if size == PIXELS else load_dataset(name, size=size)
-
-
-def _module(model: str, weights: Path | None, dataset: Dataset) -> nn.Module:
-    from deploykit import models
-
-    file, function = _of_code(model)
-    if function:
-        return _built(Path(file), function, weights)
-    if Path(model).is_dir():
-        return models.load_checkpoint(model, classes=len(dataset.classes))
-    return models.load_pretrained(model, dataset.name)
-
-
-def _built(file: Path, function: str, weights: Path | None) -> nn.Module:
-    """Execute the reader's file and return what its function builds.
-
-    Raises:
-        StopError: it fails, has no such function, or that returns something else than a module.
-        ValueError: the weights do not fit.
-    """
-    from torch import nn
-
-    output.say(f"executing {file}, and {function}() in it")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise StopError(f"{file} cannot be imported; check that it is a Python file", Status.USAGE)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.resolve().parent))  # as Python does for a program: it may import its neighbours
-    sys.modules[spec.name] = module  # dataclasses, and export's traces, look it up there
-    try:
-        spec.loader.exec_module(module)
-        built = getattr(module, function)()
-    except Exception as error:
-        raise StopError(
-            f"{file.name}:{function} failed with {type(error).__name__}: {error}; it is called without arguments and "
-            "returns a torch module",
-            Status.USAGE,
-        ) from error
-    if not isinstance(built, nn.Module):
-        raise StopError(
-            f"{file.name}:{function} returned {type(built).__name__}; it has to return a torch module", Status.USAGE
-        )
-    if weights is not None:
-        _load(built, weights)
-    return built
-
-
-def _load(module: nn.Module, weights: Path) -> None:
-    import safetensors.torch
-
-    try:
-        module.load_state_dict(safetensors.torch.load_file(weights))
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        words = " ".join(str(error).split())
-        raise ValueError(f"{weights} does not hold the weights of {type(module).__name__}: {words}") from error
 
 
 def _write(found: Benchmark, folder: Path) -> None:
@@ -215,25 +124,5 @@ def _untimed(found: Benchmark) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    from deploykit.significance import decimals_allowed
-
-    if not row.ok:
-        return row.runtime, row.precision, *(NOTHING,) * 6, "failed"
-    shown = row.figures()
-    faster = lost = NOTHING
-    if row.ratio is not None and row.difference is not None:
-        value, low, high = row.ratio
-        faster = f"{value:.{decimals_allowed(value, high - low)}f}x"
-    if row.difference is not None:
-        lost = "{points_lost:.2f} ({points_lost_low:.2f} to {points_lost_high:.2f})".format(**shown)
-    return (
-        row.runtime,
-        row.precision,
-        "{accuracy:.1%} ({accuracy_low:.1%} to {accuracy_high:.1%})".format(**shown),
-        lost,
-        "{latency_ms:.3g}".format(**shown) if row.latency else NOTHING,
-        "{images_per_s:,.0f}".format(**shown) if row.throughput else NOTHING,
-        faster,
-        "{size_mib:.2f}".format(**shown),
-        row.status,
-    )
+    figures = row.shown()
+    return row.runtime, row.precision, *(figures[name] for name in HEAD[2:-1]), row.status if row.ok else "failed"

@@ -16,9 +16,16 @@ if TYPE_CHECKING:
 
 LARGEST_BUBBLE = 900  # points², for the largest file; areas are in proportion to sizes
 SMALLEST_BUBBLE = 12  # still seen
+RING = 180  # points² more than the bubble that it is drawn around
 
 
-def pareto(table: pd.DataFrame, *, least_accuracy: float | None = None, most_ms: float | None = None) -> Plot:
+def pareto(
+    table: pd.DataFrame,
+    *,
+    least_accuracy: float | None = None,
+    most_ms: float | None = None,
+    chosen: str | None = None,
+) -> Plot:
     """Draw accuracy against latency, bubbles as large as the files, and a line along the Pareto front of the two.
 
     Points are numbered from fast to slow, and named beside the axes.
@@ -27,12 +34,15 @@ def pareto(table: pd.DataFrame, *, least_accuracy: float | None = None, most_ms:
         table: one variant a row, its name the index: ``accuracy`` (0 to 1), ``latency_ms``, ``size_kib``.
         least_accuracy: a demand, drawn as a line; 0 to 1.
         most_ms: another, milliseconds.
+        chosen: the row that was decided for; it gets a ring, and the word in the legend.
 
     Raises:
-        ValueError: no row, or a value that was not measured.
+        ValueError: no row, a value that was not measured, or no row of the name that is chosen.
     """
     if table.empty:
         raise ValueError("no variant to draw: the table is empty")
+    if chosen is not None and chosen not in table.index:
+        raise ValueError(f"there is no variant {chosen!r}; there are {', '.join(map(str, table.index))}")
     table = table.sort_values("latency_ms", kind="stable")
     front = pareto_front(table)
     area = np.maximum(LARGEST_BUBBLE * table["size_kib"] / table["size_kib"].max(), SMALLEST_BUBBLE)
@@ -47,11 +57,17 @@ def pareto(table: pd.DataFrame, *, least_accuracy: float | None = None, most_ms:
             )  # fmt: skip
         best = table[front]
         axes.step(best["latency_ms"], 100 * best["accuracy"], where="post", color=INK, linewidth=1, zorder=1)
+        if chosen is not None:
+            at = table.loc[[chosen]]
+            axes.scatter(
+                at["latency_ms"], 100 * at["accuracy"], s=area[[chosen]] + RING, facecolor="none",
+                edgecolor=COLOURS[5], linewidth=2.2, zorder=4,
+            )  # fmt: skip
         _demands(axes, least_accuracy, most_ms)
         log_scale(axes, "x")
         axes.margins(x=0.1, y=0.12)
         _number(axes, table, front)
-        _legend(plot, front)
+        _legend(plot, front, chosen)
         axes.set_xlabel("time per call [ms] (left is faster)")
         axes.set_ylabel("accuracy [%]")
     parts = [
@@ -60,12 +76,13 @@ def pareto(table: pd.DataFrame, *, least_accuracy: float | None = None, most_ms:
     ]
     plot.alt = (
         f"Bubbles, accuracy against time per call of {len(table)} variants. On the Pareto front: {'; '.join(parts)}."
+        f"{'' if chosen is None else f' Chosen: {chosen}.'}"
     )
     return plot
 
 
 def _demands(axes: Axes, least_accuracy: float | None, most_ms: float | None) -> None:
-    line: dict[str, Any] = {"color": QUIET, "linestyle": "--", "linewidth": 1, "zorder": 0}
+    line: dict[str, Any] = {"color": QUIET, "linestyle": "--", "linewidth": 1, "zorder": 1}
     if least_accuracy is not None:
         axes.axhline(100 * least_accuracy, **line)
     if most_ms is not None:
@@ -80,12 +97,12 @@ def _number(axes: Axes, table: pd.DataFrame, front: pd.Series) -> None:
         )  # fmt: skip
 
 
-def _legend(plot: Plot, front: pd.Series) -> None:
+def _legend(plot: Plot, front: pd.Series, chosen: str | None) -> None:
     from matplotlib.lines import Line2D
 
-    numbered = list(enumerate(front.index, 1))
-    lines = [("on the front", True), *((f"{n}  {name}", True) for n, name in numbered if front[name])]
-    lines += [("dominated", False), *((f"{n}  {name}", False) for n, name in numbered if not front[name])]
+    names = [f"{number}  {name}{' (chosen)' if name == chosen else ''}" for number, name in enumerate(front.index, 1)]
+    lines = [("on the front", True), *((name, True) for name, best in zip(names, front, strict=True) if best)]
+    lines += [("dominated", False), *((name, False) for name, best in zip(names, front, strict=True) if not best)]
     handles = [Line2D([], [], linestyle="none", label=wrapped(text, 30)) for text, _ in lines]
     shown = plot.legend(handles=handles, loc="outside right upper", handlelength=0, handletextpad=0, fontsize=8)
     for text, (line, on_front) in zip(shown.get_texts(), lines, strict=True):

@@ -1,0 +1,54 @@
+"""The folder that a run writes into, and what in it is still good when the same command comes again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deploykit.data import Dataset
+from deploykit.places import atomic_write, clean_leftovers
+
+OWN = "deploykit-optimize.txt"  # by which a folder of an earlier call is known
+OWN_TEXT = "Written by deploykit optimize. The same command goes on here; delete the folder to start afresh.\n"
+PACKAGES = ("torch", "torch-pruning", "onnx", "onnxruntime", "openvino", "nncf")  # whose version may change a result
+
+
+def usable(folder: Path) -> Path:
+    """Create the folder, or see that it is empty or that of an earlier call, which may have left hidden files.
+
+    Raises:
+        ValueError: it holds something else.
+        OSError: it cannot be written.
+    """
+    entries = sorted(folder.glob("[!.]*"))
+    if entries and not (folder / OWN).exists():
+        raise ValueError(f"{folder} holds something else ({entries[0].name}); give a new folder, or an earlier call's")
+    with atomic_write(folder / OWN) as partial:
+        partial.write_text(OWN_TEXT, encoding="ascii")
+    clean_leftovers(folder)
+    return folder
+
+
+def origin(model: nn.Module, calibration: Tensor, dataset: Dataset, *settings: object) -> str:
+    """Return a hash of all that a result is made of: weights, structure, calibration images, data, versions, settings.
+
+    Args:
+        model: what it is made of.
+        calibration: float32 [N, 3, H, W].
+        dataset: that trains and judges.
+        settings: what else decides; they print themselves.
+    """
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    digest = hashlib.sha256(f"{model}\0{dataset.fingerprint}\0{versions}\0{settings}".encode())
+    for name, tensor in (*model.state_dict().items(), ("", calibration)):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
