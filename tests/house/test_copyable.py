@@ -21,7 +21,7 @@ LIBRARY = ROOT / "src" / "deploykit"
 # `measure` itself needs its neighbours, and tests/test_measure.py copies them together.
 RECIPES = (
     "quantization", "pruning", "runtimes", "distillation.py", "precision.py", "export", "serving/batcher.py",
-    "free_speed.py", "cost.py", "machine.py", "significance.py", "timing.py", "pareto.py",
+    "free_speed.py", "cost.py", "machine.py", "monitoring.py", "significance.py", "timing.py", "pareto.py",
 )  # fmt: skip
 
 # Each of the named files or modules is run as if deploykit were not there; what goes wrong is printed as JSON.

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import deploykit
-from deploykit.cli import benchmark, claims, data, doctor, ledger, notebooks, output, train
+from deploykit.cli import benchmark, claims, data, doctor, ledger, notebooks, optimize, output, serve, train
 from deploykit.cli.contract import NAME, Commands
 
 EPILOG = (
@@ -30,6 +30,8 @@ app.command()(doctor.doctor)
 app.command()(data.data)
 app.command()(train.train)
 app.command()(benchmark.benchmark)
+app.command()(optimize.optimize)
+app.command()(serve.serve)
 app.add_typer(notebooks.app, name="notebooks")
 app.add_typer(ledger.app, name="ledger")
 app.command()(claims.claims)

@@ -1,0 +1,1 @@
+"""A model behind HTTP: dynamic batching, the Open Inference Protocol, limits on everything, and an orderly end."""
