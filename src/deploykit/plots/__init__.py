@@ -16,6 +16,7 @@ from deploykit.plots.precision import format_ranges, magnitudes
 from deploykit.plots.profile import operator_shares, roofline, time_against_macs
 from deploykit.plots.pruning import dependency_boxes, pruned_widths
 from deploykit.plots.quantization import calibration_curves, layer_bars, quantization_grids
+from deploykit.plots.serving import load_curves, watched
 
 __all__ = [
     "accuracy_differences",
@@ -32,6 +33,7 @@ __all__ = [
     "interval_dots",
     "latency_bars",
     "layer_bars",
+    "load_curves",
     "magnitudes",
     "operator_shares",
     "pareto",
@@ -42,4 +44,5 @@ __all__ = [
     "show",
     "style",
     "time_against_macs",
+    "watched",
 ]
