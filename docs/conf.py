@@ -1,7 +1,8 @@
-"""The book. `python3 make.py cookbook` lays these pages and the executed notebooks together and builds from there."""
+"""The book. tools/book lays these pages, the notebooks and the records together and builds from there."""
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -12,10 +13,13 @@ from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
 from sphinx.writers.html5 import HTML5Translator
 
+from deploykit.noise import silence_known_noise
+
 project = "deploykit"
 author = "the deploykit authors"
 copyright = "the deploykit authors, MIT licence"  # noqa: A001 (Sphinx's name)
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions += ["tools.book.docstrings", "tools.book.search"]
 exclude_patterns = ["_build", "_generated", "jupyter_execute"]
 
 nb_execution_mode = "off"  # the notebooks come executed: one renderer, and the build takes seconds
@@ -24,7 +28,20 @@ nb_merge_streams = True
 nb_render_markdown_format = "myst"  # as cells of text are read: plain CommonMark has no tables
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-suppress_warnings = ["mystnb.unknown_mime_type"]
+# of two classes with one name, the module that annotates with it tells which
+suppress_warnings = ["mystnb.unknown_mime_type", "ref.python"]
+smartquotes_action = "D"  # dashes only: "cifar10" is written with these quotes
+
+silence_known_noise()  # autodoc imports everything
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 100
+add_module_names = False
+napoleon_use_ivar = True  # the attributes of a class belong to its description, not into the index
+napoleon_attr_annotations = False  # types stand in the signature
+napoleon_use_rtype = False
 
 html_theme = "sphinx_book_theme"
 html_title = "deploykit"
@@ -32,13 +49,17 @@ html_title = "deploykit"
 _font = files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"
 html_static_path = ["_static", str(_font)]
 html_css_files = ["book.css"]
+html_js_files = ["book.js"]
 html_favicon = "_static/favicon.svg"
 html_logo = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}  # without it the theme logs an error in the console
 html_show_sourcelink = False
+html_use_index = html_domain_indices = False  # search finds names
+html_copy_source = False  # each notebook lies beside its page
 html_theme_options: dict[str, Any] = {
     "logo": {"text": "deploykit", "alt_text": "deploykit"},
     "show_toc_level": 2,
+    "navigation_depth": 2,  # the list of all pages is in every page
     "use_download_button": False,
     "use_fullscreen_button": False,
     "home_page_in_toc": True,
@@ -47,6 +68,7 @@ html_theme_options: dict[str, Any] = {
 
 
 def _mathml(translator: HTML5Translator, latex: str, node: nodes.Node, *, block: bool) -> None:
+    latex = re.sub(r"\\[bB]igg?[lrm]?(?![A-Za-z])", "", latex)  # fences of MathML grow by themselves
     try:
         mathml = tex2mathml(latex.strip(), as_block=block)
     except MathError as error:

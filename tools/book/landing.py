@@ -1,0 +1,129 @@
+"""What the first page shows: the one figure, the one table, the scores, the ways in and the list of notebooks."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from deploykit.claims import HOLDS, NOT_MEASURABLE, REFUTED, UNDECIDED
+from deploykit.recorded import Recorded, recorded
+from deploykit.text import escape_markdown
+from make import ROOT
+from tools import readme
+from tools.book import results, verdicts
+from tools.book.pages import Page
+
+PATHS = ROOT / "docs" / "paths.toml"
+POINT = "combined"  # the recorded run that makes the point
+BATCH = 64  # of its speeds
+POINTS_LOST = 1.0  # what the sentence below the figure lets a form lose
+
+
+def made(pages: list[Page]) -> str:
+    """Say where these pages come from."""
+    if any(page.outcome for page in pages):
+        return (
+            "These pages were made by `make cookbook` from notebooks run on one machine, which every notebook names in "
+            "its banner. What needs hours or a GPU was recorded elsewhere and says so beside each figure."
+        )
+    return (
+        "These pages show the notebooks as they are committed; every notebook names the machine that ran it in its "
+        "banner. `make cookbook` runs them all on yours and builds the same pages from that."
+    )
+
+
+def scores(pages: list[Page]) -> str:
+    """Return how many pieces of advice came out how, as HTML."""
+    counts = Counter(verdict.word for verdict in verdicts.found(pages).values())
+    if not counts:
+        return ""
+    parts = [f"{verdicts.badge(word)} {counts[word]}" for word in (HOLDS, REFUTED, UNDECIDED, NOT_MEASURABLE)]
+    return f'<p class="dk-scores">{counts.total()} pieces of advice put to the test: {" ".join(parts)}</p>'
+
+
+def point(folder: Path) -> str:
+    """Draw the figure of the first page and say what to see in it.
+
+    Args:
+        folder: takes the figure.
+
+    Returns:
+        The Markdown of a page beside ``folder``; nothing where nothing was recorded.
+    """
+    run = _recorded()
+    if run is None:
+        return ""
+    import pandas as pd
+
+    from deploykit import plots
+
+    table = pd.DataFrame(list(run.rows)).set_index("form")
+    table["latency_ms"] = 1000 * BATCH / table["images_per_s"]
+    plot = plots.pareto(table)
+    plot.savefig(folder / "pareto.svg", format="svg", metadata={"Date": None})
+    first = table.iloc[0]
+    kept = table[table["minus_resnet56_points"] > -POINTS_LOST]
+    best = kept.loc[kept["x_eager"].idxmax()]
+    return (
+        f"**{best['x_eager']:.0f}x the images per second, a file {best['times_smaller']:.0f}x smaller, and "
+        f"{-best['minus_resnet56_points']:.1f} points of accuracy less** ({-best['high_points']:.1f} to "
+        f"{-best['low_points']:.1f}): what was {escape_markdown(first.name)} is now {escape_markdown(best.name)}.\n\n"
+        f"::::{{container}} dk-scroll\n:::{{image}} {folder.name}/pareto.svg\n:alt: {plot.alt}\n:::\n::::\n\n"
+        f"Time of a batch of {BATCH} and accuracy of every form of one network; a bubble is as large as its file. "
+        f"Recorded on {escape_markdown(run.machine['cpu'])}, {run.machine['threads']} threads, {run.date}; "
+        f"all of it in [the recorded results](#{results.anchor(run.name)})."
+    )
+
+
+def table() -> str:
+    """Return the table of the first page, as README has it."""
+    run = _recorded()
+    return readme.combined_table(run) if run else "Nothing has been recorded yet."
+
+
+def _recorded() -> Recorded | None:
+    return recorded(POINT) if (ROOT / "data" / "results" / f"{POINT}.json").is_file() else None
+
+
+def ways() -> list[dict[str, Any]]:
+    """Return docs/paths.toml: what a reader has or wants, a sentence, and the notebooks in their order."""
+    return tomllib.loads(PATHS.read_text(encoding="utf-8"))["path"]
+
+
+def paths(pages: list[Page]) -> str:
+    """Return a card for each way in, with its notebooks and their minutes, as HTML; a way without notebooks is none."""
+    by_number = {page.number: page for page in pages}
+    cards = []
+    for path in ways():
+        steps = [by_number[number] for number in path["notebooks"] if number in by_number]
+        if not steps:
+            continue
+        links = "".join(f'<li><a href="notebooks/{page.name}.html">{escape(page.title)}</a></li>' for page in steps)
+        time = sum(page.planned[0] for page in steps if page.planned)
+        more = f'<p><a href="{path["more"]}">{escape(path["more_words"])}</a></p>' if "more" in path else ""
+        cards.append(
+            f'<div class="dk-card"><p class="dk-goal">{escape(path["goal"])}</p><p>{escape(path["words"])}</p>'
+            f'<ul>{links}</ul>{more}<p class="dk-time">{time} min to run, more to read</p></div>'
+        )
+    return f'<div class="dk-cards">{"".join(cards)}</div>' if cards else "No notebook of these is in this site."
+
+
+def notebooks(pages: list[Page]) -> str:
+    """Return the list of notebooks: title, time, and the question it answers or else its promise."""
+    questions = _questions()
+    return "\n\n".join(
+        f"[{escape_markdown(page.title)}](notebooks/{page.name}.ipynb) · {page.took}\n"
+        f": {questions.get(page.name, page.promise)}"
+        for page in pages
+    )
+
+
+def _questions() -> dict[str, str]:
+    """Return what README's table of notebooks says that each answers."""
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return dict(re.findall(r"^\| \[[^\]]+\]\(notebooks/(\w+)\.ipynb\) \| ([^|]+?) \|", text, re.MULTILINE))
