@@ -1,8 +1,8 @@
 # make.py holds the logic and works without make: python3 make.py --help
 PYTHON ?= python3
 
-.PHONY: help cookbook test lab lint faults clean notebooks readme reference
+.PHONY: help cookbook book test lab lint faults clean notebooks readme reference workshop canary
 help:
 	@$(PYTHON) make.py --help
-cookbook test lab lint faults clean notebooks readme reference:
+cookbook book test lab lint faults clean notebooks readme reference workshop canary:
 	@$(PYTHON) make.py $@

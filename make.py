@@ -2,6 +2,7 @@
 """The commands of this project, from nothing but Python 3.11 or later: `python3 make.py COMMAND`.
 
   cookbook   run every notebook and build the site build/cookbook/index.html (`cookbook --help` has options)
+  book       the same site from the notebooks as they are committed, without running them: build/book/index.html
   test       the whole test suite, unit tests and notebooks (further arguments go to pytest)
   lab        open the notebooks in JupyterLab, on this machine only
   lint       ruff, import-linter and mypy
@@ -9,6 +10,8 @@
   notebooks  write notebooks/ anew from notebooks/solutions/ and execute them (for authors)
   readme     fill README's results table from data/results (for authors)
   reference  write docs/cli.md and tests/golden/help anew from the command `deploykit` (for authors)
+  workshop   make slides and clean notebooks for teaching in build/workshop, and the page of exercises
+  canary     try the newest releases of everything in an environment of its own, and record what breaks (`--help`)
   clean      remove what was built; `clean --all` removes the environment .venv too
 
 Each does its own set-up first: the locked dependencies go into .venv, once, which takes some minutes and 8 GB. Killed
@@ -328,6 +331,11 @@ def cookbook(python: Path, arguments: list[str]) -> NoReturn:
     become(python, "-m", "tools.cookbook", *arguments)
 
 
+def book(python: Path, arguments: list[str]) -> NoReturn:
+    """Build the site from the committed notebooks."""
+    become(python, "-m", "tools.book", *arguments)
+
+
 def notebooks(python: Path, arguments: list[str]) -> NoReturn:
     """Write notebooks/ anew from the solutions."""
     become(python, "-m", "tools.regenerate", *arguments)
@@ -366,6 +374,16 @@ def reference(python: Path, arguments: list[str]) -> NoReturn:
     become(python, "-m", "tools.cli_reference", *arguments)
 
 
+def workshop(python: Path, arguments: list[str]) -> NoReturn:
+    """Make what a teacher needs."""
+    become(python, "-m", "tools.workshop", *arguments)
+
+
+def canary(python: Path, arguments: list[str]) -> NoReturn:
+    """Try the newest releases."""
+    become(python, "-m", "tools.canary", *arguments)
+
+
 def lint(python: Path, arguments: list[str]) -> int:
     """Run every check, also after one has failed."""
     if arguments:
@@ -389,7 +407,7 @@ def clean(arguments: list[str]) -> int:
     """Remove what was built. The lock files stay: a process may hold them."""
     if arguments not in ([], ["--all"]):
         raise StopError(f"clean takes no argument but --all, and was given {' '.join(arguments)}")
-    with only_one("environment"), only_one("cookbook"):
+    with only_one("environment"), only_one("cookbook"), only_one("book"):
         for path in BUILD.iterdir():
             if path.suffix != ".lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -403,6 +421,7 @@ def clean(arguments: list[str]) -> int:
 
 COMMANDS = {
     "cookbook": cookbook,
+    "book": book,
     "notebooks": notebooks,
     "test": test,
     "lab": lab,
@@ -410,6 +429,8 @@ COMMANDS = {
     "faults": faults,
     "readme": readme,
     "reference": reference,
+    "workshop": workshop,
+    "canary": canary,
 }
 
 

@@ -249,7 +249,7 @@ class TestDocuments:
         """None lacks --json, and no schema is left over."""
         leaves = {"-".join(path): c for path, c in cli_reference.commands() if not isinstance(c, TyperGroup)}
 
-        assert len(leaves) == 10
+        assert len(leaves) == 13
         assert {path.stem for path in SCHEMAS.glob("*.json")} == set(leaves)
         assert [n for n, c in leaves.items() if not any("--json" in p.opts for p in c.params)] == []
 

@@ -1,8 +1,9 @@
-"""`deploykit notebooks` lists what is in the checkout and runs one notebook as `make cookbook` does."""
+"""`deploykit notebooks` lists what is in the checkout, runs one as `make cookbook` does, and begins another."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -14,10 +15,13 @@ import jsonschema
 import nbformat
 import psutil
 import pytest
+from house.test_anatomy import anatomy_faults
+from house.test_typed_numbers import typed_numbers
 from typer.testing import CliRunner, Result
 
 from deploykit.cli import app
 from deploykit.cli.contract import Status
+from tools import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -170,3 +174,57 @@ class TestRun:
 
         assert result.exit_code == Status.UNABLE
         assert result.stderr == "deploykit: running notebooks needs papermill: pip install 'deploykit[notebooks]'\n"
+
+
+class TestNew:
+    @pytest.fixture
+    def made(self, project: Path) -> Path:
+        """Begin a notebook in the small checkout and return its file."""
+        (project / "notebooks" / "solutions").mkdir()
+        result = deploykit("notebooks", "new", "16_my_topic", "--title", 'Topics, "mine"', "--json")
+
+        assert (result.exit_code, result.stderr) == (Status.DONE, "")
+        return Path(valid("notebooks-new", result.stdout)["file"])
+
+    def test_it_lies_among_the_solutions_with_number_and_title(self, project: Path, made: Path) -> None:
+        """Nothing of the template's marks is left, and the file is as `make notebooks` would write it."""
+        assert made == project / "notebooks" / "solutions" / "16_my_topic.ipynb"
+        assert notebooks.read(made).cells[0].source.startswith('# 16 · Topics, "mine"\n')
+        text = made.read_text(encoding="utf-8")
+        assert 'exercise(\\"16.1\\"' in text
+        assert 'title=\\"16_my_topic\\"' in text
+        assert not re.search(r"@[A-Z]+@", text)
+
+    def test_it_keeps_the_rules(self, made: Path) -> None:
+        """The common build, and no typed measurement: what is missing is what only its author can write."""
+        notebook = notebooks.read(made)
+
+        assert anatomy_faults(notebook) == []
+        assert typed_numbers(notebook) == []
+        assert "return 1 - 1 / speed" not in nbformat.writes(notebooks.generate(made))
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("00_again", "the number 00 is taken by 00_taken.ipynb; choose another"),
+            ("1_short", "'1_short' is no name of a notebook; two digits and a topic in lower case"),
+            ("16_../x", "is no name of a notebook"),
+            ("16_My_Topic", "is no name of a notebook"),
+        ],
+    )
+    def test_a_wrong_name_is_refused(self, project: Path, name: str, words: str) -> None:
+        """Status 2, and no file is written or overwritten."""
+        (project / "notebooks" / "solutions").mkdir()
+        (project / "notebooks" / "solutions" / "00_taken.ipynb").touch()
+        result = deploykit("notebooks", "new", name)
+
+        assert result.exit_code == Status.USAGE
+        assert words in result.stderr
+        assert [path.name for path in (project / "notebooks" / "solutions").iterdir()] == ["00_taken.ipynb"]
+
+    def test_no_notebook_keeps_the_templates_words(self) -> None:
+        """What the template asks to be written has been written, in every notebook of the course."""
+        files = [ROOT / "tools" / "notebook_template.json", *sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))]
+        asked = [path.name for path in files if "*Write here*" in path.read_text(encoding="utf-8")]
+
+        assert asked == ["notebook_template.json"]

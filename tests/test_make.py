@@ -380,7 +380,7 @@ class TestCommandLine:
 
     def test_an_unknown_command_is_answered_with_the_known_ones(self):
         """No traceback, no set-up."""
-        with pytest.raises(make.StopError, match=r"no command 'cook'; there are cookbook, notebooks, test, lab, lint"):
+        with pytest.raises(make.StopError, match=r"no command 'cook'; there are cookbook, book, notebooks, test, lab"):
             make.main(["cook"])
 
     def test_every_command_is_explained_and_in_the_makefile(self):
@@ -400,7 +400,7 @@ class TestCommandLine:
         once = sorted(path.name for path in (project / "build").iterdir()), (project / ".venv").exists()
         subprocess.run([sys.executable, "make.py", "clean", "--all"], cwd=project, check=True, capture_output=True)
 
-        assert once == (["cookbook.lock", "environment.lock"], True)
+        assert once == (["book.lock", "cookbook.lock", "environment.lock"], True)
         assert not (project / ".venv").exists()
 
     def test_a_name_that_fits_no_notebook_is_answered_with_those_there_are(self, project):

@@ -1,4 +1,4 @@
-"""``deploykit notebooks``: the course's notebooks in this checkout, and running one of them."""
+"""``deploykit notebooks``: the course's notebooks in this checkout, running one of them, beginning another."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ MINUTES = re.compile(r"\*\*Minutes:\*\*\s*([\d.]+)\s*quick,\s*([\d.]+)\s*full")
 TITLE = re.compile(r"^# +(?:\d\d · )?(.+)$", re.MULTILINE)
 NEEDED = ("nbclient", "nbformat", "papermill", "ipykernel")
 DATA = "auto, cifar10, shapes32, or a folder of images."
+NAME = re.compile(r"\d\d(?:_[a-z0-9]+)+")
+TEMPLATE = Path("tools", "notebook_template.json")  # not .ipynb: linters would lay its cells out anew
 
-app = typer.Typer(help="List the notebooks of the course, or run one.")
+app = typer.Typer(help="List the notebooks of the course, run one, or begin one.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,50 @@ def run(
     else:
         output.show(f"{cookbook.summary([result]).strip()}\nthe executed copy: {target}")
     raise typer.Exit(Status.DONE if result.ok else Status.FAILED_CHECK)
+
+
+@app.command("new")
+def new_notebook(
+    name: Annotated[str, typer.Argument(metavar="NN_TOPIC", help="Number and topic: 16_pruning_heads.")],
+    *,
+    title: Annotated[
+        str | None, typer.Option(show_default="the topic", help="What its heading says after the number.")
+    ] = None,
+    as_json: output.Json = False,
+) -> None:
+    """Begin a notebook from a template that keeps the rules of the course.
+
+    It goes into notebooks/solutions, from which `make notebooks` makes the one for readers. What is yet to be written
+    says so in it, and CONTRIBUTING.md says how to go on.
+    """
+    checkout = _checkout()
+    number, _, topic = name.partition("_")
+    if not NAME.fullmatch(name):
+        raise StopError(
+            f"{name!r} is no name of a notebook; two digits and a topic in lower case, such as 16_my_topic",
+            Status.USAGE,
+        )
+    folder = checkout / "notebooks" / "solutions"
+    if taken := sorted(path.name for path in folder.glob(f"{number}_*.ipynb")):
+        raise StopError(f"the number {number} is taken by {taken[0]}; choose another", Status.USAGE)
+    words = {"@NUMBER@": number, "@STEM@": name, "@TITLE@": title or topic.replace("_", " ").capitalize()}
+    text = (checkout / TEMPLATE).read_text(encoding="utf-8")
+    for mark, word in words.items():
+        text = text.replace(mark, json.dumps(word, ensure_ascii=False)[1:-1])
+    target = folder / f"{name}.ipynb"
+    _write_new(target, text)
+    if as_json:
+        output.document({"notebook": name, "title": words["@TITLE@"], "file": str(target)})
+        return
+    output.show(f"{target}\nnow write its claims into src/deploykit/claims.toml; CONTRIBUTING.md has the other steps")
+
+
+def _write_new(target: Path, text: str) -> None:
+    from deploykit.places import atomic_write
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _checkout() -> Path:
