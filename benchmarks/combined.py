@@ -5,12 +5,16 @@
 Baseline is ResNet-56 in float32, in PyTorch eager. Beside it stand the same network in OpenVINO, what a user gets for
 it from one call of NNCF, of ONNX Runtime and of torchao (each with its own defaults), and the networks of the course
 that were pruned and distilled, in the int8 form that every runtime takes. All are timed in turns and answer the 10,000
-test images. Writes data/results/combined.json.
+test images. Writes data/results/combined.json. Olive joins where it is installed (`pip install olive-ai`, 0.13 was
+tried): as the workflow in its documentation, since its command `olive optimize` calibrates with texts from a web
+service, whatever the model.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import shlex
 import sys
 import tempfile
@@ -73,6 +77,41 @@ def torchao_by_one_call(model: nn.Module, images: Tensor, folder: Path) -> Made:
     return inductor.load(file), file
 
 
+def olive_by_workflow(source: Path, images: Tensor, folder: Path) -> Made:
+    """Return what Olive's passes for the CPU make of an ONNX file, with their defaults."""
+    os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"  # it reports its use otherwise
+    import olive
+    from olive.data.registry import Registry
+
+    @Registry.register_dataset()
+    def course(**_: object) -> list[tuple[dict[str, Tensor], int]]:
+        return [({"images": image}, 0) for image in images]
+
+    calibration = {
+        "name": "calibration",
+        "type": "DataContainer",
+        "load_dataset_config": {"type": course.__name__},
+        "pre_process_data_config": {"type": "skip_pre_process"},
+        "post_process_data_config": {"type": "skip_post_process"},
+        "dataloader_config": {"type": "default_dataloader", "batch_size": len(images)},
+    }
+    passes = {
+        "peephole": {"type": "OnnxPeepholeOptimizer"},
+        "static": {"type": "OnnxStaticQuantization", "data_config": calibration["name"]},
+    }
+    olive.run(
+        {
+            "input_model": {"type": "ONNXModel", "model_path": str(source)},
+            "data_configs": [calibration],
+            "passes": passes,
+            "output_dir": str(folder / "olive"),
+            "cache_dir": str(folder / "olive-cache"),
+        }
+    )
+    file = folder / "olive" / "model.onnx"
+    return onnxruntime.load(file), file
+
+
 def in_every_runtime(name: str, images: Tensor, folder: Path) -> Made:
     """Return a network of the course in int8, from the ONNX file that ONNX Runtime, OpenVINO and Inductor take."""
     quantized = quantize_pt2e(load_pretrained(name, "cifar10"), [images], quantizer="portable").model
@@ -87,6 +126,8 @@ def forms(images: Tensor, folder: Path) -> dict[str, Made]:
     made: dict[str, Made] = {EAGER: (large, source), FLOAT32: (openvino.load(source), source)}
     made[f"{LARGE}, NNCF by one call"] = nncf_by_one_call(source, images, folder)
     made[f"{LARGE}, ONNX Runtime by one call"] = onnxruntime_by_one_call(source, images, folder)
+    if importlib.util.find_spec("olive"):
+        made[f"{LARGE}, Olive's workflow"] = olive_by_workflow(source, images, folder)
     made[f"{LARGE}, torchao, compiled"] = torchao_by_one_call(large, images, folder)
     return made | {f"{name}, int8 in OpenVINO": in_every_runtime(name, images, folder) for name in (LARGE, *SMALL)}
 

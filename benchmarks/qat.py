@@ -55,7 +55,7 @@ def answers_of_static(model: nn.Module, images: Tensor, test: Batches, folder: P
         "static, OpenVINO": openvino.load(ir),
         "static, Inductor package": inductor.load(package),
     }
-    return {name: evaluate(predictor, test).correct for name, predictor in predictors.items()}
+    return {name: evaluate(predictor, test).correct.numpy() for name, predictor in predictors.items()}
 
 
 def trained(
@@ -80,7 +80,7 @@ def answers_of_seed(make: Any, images: Tensor, test: Batches, kept: Path) -> np.
     if not kept.is_file():
         with tempfile.TemporaryDirectory() as folder:
             file = onnxruntime.save(export_onnx(make(), images), Path(folder) / "qat.onnx")
-            correct = evaluate(onnxruntime.load(file), test).correct
+            correct = evaluate(onnxruntime.load(file), test).correct.numpy()
         with atomic_write(kept) as partial, partial.open("wb") as opened:
             np.save(opened, correct)
     return np.load(kept)
