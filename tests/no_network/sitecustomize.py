@@ -7,6 +7,7 @@ becomes a line in the file that DEPLOYKIT_TEST_NETWORK_LOG names.
 import ipaddress
 import os
 import sys
+from urllib.parse import urlsplit
 
 LOG = os.environ.get("DEPLOYKIT_TEST_NETWORK_LOG")
 LOCAL_NAMES = {"", "localhost", "ip6-localhost", "None"}
@@ -24,9 +25,11 @@ def target(event, arguments):
 
 
 def is_local(host):
-    """Say whether a host is this machine; a URL is local when its scheme needs no host."""
+    """Say whether a host is this machine; a URL is local when its host is, or its scheme needs none."""
     if host in LOCAL_NAMES or host.startswith(("file:", "data:")):
         return True
+    if host.startswith(("http:", "https:")):
+        return is_local(urlsplit(host).hostname or "")  # behind a proxy, the connection to it is seen
     try:
         return ipaddress.ip_address(host.split("%")[0]).is_loopback
     except ValueError:
