@@ -8,11 +8,15 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploykit.machine import allowed_threads
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -162,7 +166,7 @@ def _decode_some(paths: list[str], size: int) -> tuple[NDArray[np.uint8], list[s
 
 
 def _decode(path: str, size: int) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if Path(path).stat().st_size == 0:
         raise ValueError("the file is empty")
@@ -178,14 +182,21 @@ def _decode(path: str, size: int) -> NDArray[np.uint8]:
     with opened as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS / 1e6:.0f} million")
-        if image.mode.startswith("I"):  # 16-bit grey, which PIL would clip at 255 instead of scaling
-            shown: Image.Image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        else:
-            shown = ImageOps.exif_transpose(image)
-        if shown.size != (size, size):
-            upright = shown.convert("RGB")
-            return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR))
-        return np.asarray(shown.convert("RGB"))
+        return fitted(image, size, size)
+
+
+def fitted(picture: Picture, height: int, width: int) -> NDArray[np.uint8]:
+    """Return an opened picture upright and in RGB, uint8 [height, width, 3]; another shape is cropped in the middle."""
+    from PIL import Image, ImageOps
+
+    if picture.mode.startswith("I"):  # 16-bit grey, which PIL would clip at 255 instead of scaling
+        shown: Picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    else:
+        shown = ImageOps.exif_transpose(picture)
+    upright = shown.convert("RGB")
+    if upright.size != (width, height):
+        upright = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(upright)
 
 
 def _check_memory(images: int, size: int) -> None:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploykit.folders import FORMATS, MAX_PIXELS
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-
+from deploykit.folders import FORMATS, MAX_PIXELS, fitted
 
 TOO_MANY = f"the picture must have at most {MAX_PIXELS / 1e6:.0f} million pixels"
 
@@ -37,25 +32,13 @@ def decode(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             small_enough = picture.width * picture.height <= MAX_PIXELS
-            fitted = _fitted(picture, height, width) if small_enough else None
+            pixels = fitted(picture, height, width) if small_enough else None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # its own limits are higher
         raise BadImageError(TOO_MANY) from error
     except UnidentifiedImageError as error:
         raise BadImageError("the body must be a PNG, JPEG or WebP picture") from error
     except Exception as error:  # a damaged file may raise anything
         raise BadImageError("the picture is damaged") from error
-    if fitted is None:
+    if pixels is None:
         raise BadImageError(TOO_MANY)
-    return fitted
-
-
-def _fitted(picture: Picture, height: int, width: int) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps
-
-    if picture.mode.startswith("I"):  # 16-bit grey, which PIL would clip at 255 instead of scaling
-        upright: Picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    else:
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
-    if upright.size != (width, height):
-        upright = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(upright)
+    return pixels
