@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.book import docstrings, recipes, reference, root_files, search, verdicts
+from deploykit.recorded import Recorded
+from tools.book import docstrings, recipes, reference, results, root_files, search, verdicts
 from tools.book.landing import ways
 from tools.book.pages import Page
 
@@ -42,6 +43,23 @@ class TestWaysIn:
     def test_every_notebook_says_how_long_it_takes(self, pages):
         """The head of each holds its minutes, from which the ways are added up."""
         assert [page.name for page in pages if not page.planned] == []
+
+
+class TestResults:
+    def test_a_page_shows_a_part_of_a_run_with_its_source(self, monkeypatch):
+        """The columns asked for, in their order and words; machine, date and command below; the rest is linked."""
+        rows = ({"server": "one_process", "ms": 2.333333, "other": 1}, {"server": "two", "ms": 14, "other": 2})
+        run = Recorded("scale.1", "all", "2026-01-02", "python x.py", {"cpu": "C", "threads": 2}, {}, rows)
+        monkeypatch.setattr(results, "recorded", {"scale.1": run}.get)
+
+        assert results.excerpt("scale.1", {"server": "who", "ms": "p50 [ms]"}).splitlines() == [
+            "| who | p50 [ms] |",
+            "| --- | ---: |",
+            "| one\\_process | 2.333 |",
+            "| two | 14 |",
+            "",
+            "C, 2 threads, 2026-01-02: `python x.py`; [all of it](#run-scale-1).",
+        ]
 
 
 class TestVerdicts:

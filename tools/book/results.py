@@ -21,6 +21,20 @@ def listing() -> str:
     return "\n".join([*_overview(runs), *(part for run in runs for part in _run(run))])
 
 
+def excerpt(name: str, columns: Mapping[str, str]) -> str:
+    """Return some columns of a recorded run as a Markdown table, with its machine, its date and its command.
+
+    Args:
+        name: of the run, without ``.json``.
+        columns: heading by key; the first one names the rows.
+    """
+    run = recorded(name)
+    lines = [tuple(columns.values()), ("---", *["---:"] * (len(columns) - 1))]
+    lines += [tuple(_plain(row[key]) for key in columns) for row in run.rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{escape_markdown(_machine(run))}, {run.date}: `{run.command}`; [all of it](#{anchor(name)})."
+
+
 def anchor(name: str) -> str:
     """Return where a recorded run is found on the page."""
     return f"run-{name.replace('.', '-')}"
@@ -67,6 +81,10 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
         case int() | float():
             return f'<td data-sort="{value}">{_number(value)}</td>'
     return f"<td>{escape(value if isinstance(value, str) else str(value))}</td>"
+
+
+def _plain(value: float | str) -> str:
+    return escape_markdown(value) if isinstance(value, str) else _number(value)
 
 
 def _number(value: float) -> str:

@@ -15,6 +15,14 @@ from tools.book import landing, recipes, reference, results, root_files, verdict
 from tools.book.pages import Outcome, Page
 
 SITE = BUILD / "cookbook"
+SCALE = {  # what the page on more than one machine shows
+    "server": "server",
+    "p50_ms_with_1_client": "p50 of a lone client [ms]",
+    "requests_per_s_with_32_clients": "requests/s, 32 clients",
+    "core_us_per_request_with_32_clients": "processor time a request [us]",
+    "idle_cores": "cores busy while idle",
+    "memory_mib": "memory [MiB]",
+}
 
 
 def build(outcomes: Mapping[str, Outcome | None], executed: Path, *, site: Path = SITE) -> Path | None:
@@ -61,6 +69,7 @@ def lay_out(pages: list[Page], folder: Path) -> None:
         "recipes": recipes.table(pages, names),
         "verdicts": verdicts.listing(pages),
         "records": results.listing(),
+        "scale": results.excerpt("serving-scale", SCALE),
         "toctrees": toctrees(folder),
     }
     for name, text in parts.items():
