@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 import torchvision
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from pictures import write_picture
 from small_residual import Branching, SmallResidual, images
 from torch import nn
@@ -21,6 +21,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("nncf")
 pytest.importorskip("timm")
 
+from deploykit import artifacts
 from deploykit.artifacts import load_artifact, make_artifact, read_model
 from deploykit.benchmarking import Benchmark, benchmark, opened_apart
 from deploykit.contestants import FLOAT_ROWS, Row, Setting, rows_of_file
@@ -133,6 +134,28 @@ class TestArtifacts:
 
         assert classes == 4
         assert census.set_index("operator").loc["QLinearConv", "count"] == 3
+
+    @pytest.mark.parametrize(
+        ("os", "features", "expected"),
+        [
+            ("Linux, x86_64", ["avx512_vnni"], (TensorProto.UINT8, 127)),
+            ("Linux, x86_64", ["avx2"], (TensorProto.UINT8, 64)),
+            ("Linux, aarch64", ["asimddp"], (TensorProto.INT8, 127)),
+        ],
+    )
+    def test_int8_suits_the_processor(self, tmp_path, monkeypatch, os, features, expected):
+        """Weights of 7 bits where products of 8 overflow in pairs; signed activations on Arm."""
+        monkeypatch.setattr(artifacts, "machine", lambda: {"gpu": None, "os": os, "features": features})
+        onnx.save(export_onnx(small(), images(2)), tmp_path / "model.onnx")
+        np.save(tmp_path / "images.npy", images(16).numpy())
+        places = {"artifact": str(tmp_path / "int8.onnx"), "calibration": str(tmp_path / "images.npy")}
+        make_artifact("ONNX Runtime", "int8", str(tmp_path / "model.onnx"), batches=[1], **places)
+        stored = {one.name: one for one in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+        weights = [numpy_helper.to_array(one) for one in stored.values() if len(one.dims) == 4]
+
+        largest = max(int(np.abs(weight.astype(int)).max()) for weight in weights)
+
+        assert (stored["images_zero_point"].data_type, largest) == expected
 
     @pytest.mark.parametrize(
         ("node", "words"),

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deploykit.advisor.situation import target_of
 from deploykit.export import load_onnx
+from deploykit.machine import machine
 from deploykit.quantization.onnx import quantize_onnx
 from deploykit.quantization.openvino import quantize_openvino
 from deploykit.runtimes import onnxruntime, openvino
@@ -25,6 +27,8 @@ LOGITS_DIMENSIONS = 2  # [N, classes]
 ENDINGS = {"ONNX Runtime": ".onnx", "OpenVINO": ".xml"}
 HINTS = {"bfloat16": "bf16"}  # of OpenVINO; what is not quantized is float32 otherwise
 SHOWN = 3
+# Of ONNX Runtime, by processor; OpenVINO looks for itself. Without VNNI, products of eight bits overflow in pairs.
+INT8: dict[str, dict[str, Any]] = {"x86-vnni": {}, "x86": {"reduce_range": True}, "arm": {"target": "arm"}}
 
 
 def read_model(source: str, target: str) -> dict[str, Any]:
@@ -63,7 +67,8 @@ def make_artifact(
 
     Args:
         runtime: "ONNX Runtime" or "OpenVINO".
-        precision: "float32", "bfloat16" or "int8"; "as given" leaves a file that is quantized already as it is.
+        precision: "float32", "bfloat16" or "int8", in the form that suits the processor of this machine; "as given"
+            leaves a file that is quantized already as it is.
         source: a whole ONNX file.
         artifact: where to write; ends as :data:`ENDINGS` says.
         calibration: a NumPy file of images, float32 [N, C, H, W], none of the test split.
@@ -75,13 +80,18 @@ def make_artifact(
     """
     images = torch.from_numpy(np.load(calibration))
     if runtime == "ONNX Runtime":
-        onnxruntime.save(quantize_onnx(source, [images]).model if precision == "int8" else load_onnx(source), artifact)
+        onnxruntime.save(_int8(source, images) if precision == "int8" else load_onnx(source), artifact)
     elif precision == "int8":
         openvino.save(quantize_openvino(source, [images]).model, artifact)
     else:
         openvino.save(openvino.import_openvino().convert_model(source), artifact)
     predictor = load_artifact(runtime, precision, artifact)
     return try_out(predictor, images, batches)
+
+
+def _int8(source: str, images: Tensor) -> onnx.ModelProto:
+    """Quantize a file for the processor of this machine."""
+    return quantize_onnx(source, [images], **INT8[target_of({**machine(), "gpu": None})]).model
 
 
 def load_artifact(runtime: str, precision: str, artifact: Path | str) -> Predictor:
