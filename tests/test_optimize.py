@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from small_residual import Branching, SmallResidual
-from torch import nn
+from torch import Tensor, nn
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("nncf")
@@ -22,6 +22,7 @@ from deploykit.data import Batches, Dataset, Split
 from deploykit.evaluation import evaluate
 from deploykit.measure import Ratio
 from deploykit.optimize import FORMS, SMALLER, choose, optimize, parse_budget, plan_optimization, run, teach
+from deploykit.optimize.bottleneck import Bottleneck, find_bottleneck
 from deploykit.optimize.choice import verdict
 from deploykit.optimize.plan import duration
 from deploykit.rows import Row
@@ -73,10 +74,11 @@ class TestChoice:
 
 class TestPlan:
     def test_a_plan_is_the_steps_in_order(self):
-        """Forms, smaller networks, then the choice and the timing; each with its reason."""
+        """The profile, forms, smaller networks, then the choice and the timing; each with its reason."""
         names = [step.name for step in plan_optimization(skip=["OpenVINO bfloat16"]).steps()]
 
-        assert names == [form.name for form in FORMS if form.precision != "bfloat16"] + [
+        assert names == [
+            "profile", *(form.name for form in FORMS if form.precision != "bfloat16"),
             "fewer blocks", "fewer channels", "choose", "time",
         ]  # fmt: skip
         assert all(step.why for step in plan_optimization().steps())
@@ -174,6 +176,38 @@ def found(tmp_path_factory):
         result = optimize(model, dataset, folder, max_drop=10, plan=INTEGERS)
         rows = ledger.rows("optimize")
     return model, dataset, folder, result, rows
+
+
+class TestBottleneck:
+    def test_it_is_found_in_the_layers(self, found):
+        """Shares of what binds add up to all of the time; the slowest layers are the network's, slowest first."""
+        model, *_, result, _ = found
+        told = result.bottleneck
+        layers = {"(model)"} | {name for name, _ in model.named_modules()}
+
+        assert (told.status, sum(told.shares.values())) == ("ok", pytest.approx(1))
+        assert list(told.slowest.values()) == sorted(told.slowest.values(), reverse=True)
+        assert layers.issuperset(told.slowest)
+
+    def test_it_is_said_in_a_sentence(self):
+        """What binds, for how much of the time, and where."""
+        told = Bottleneck("ok", {"overhead": 0.7, "compute": 0.3}, {"stem": 0.25, "head": 0.125})
+
+        assert str(told) == (
+            "As it was given, overhead binds, so fewer calls help and less arithmetic alone does not (70% of the "
+            "time). The slowest layers, with their share of the time: stem 25%, head 12%."
+        )
+
+    def test_what_cannot_be_measured_says_why(self):
+        """A module that fails under hooks stops nothing."""
+
+        class Odd(nn.Module):
+            def forward(self, images: Tensor) -> Tensor:
+                raise RuntimeError("not today")
+
+        told = find_bottleneck(Odd().eval(), torch.randn(2, 3, 8, 8), budget_s=0.05)
+
+        assert str(told) == "What the network waits for was not measured: not today."
 
 
 class TestOptimize:

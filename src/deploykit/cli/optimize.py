@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -133,7 +134,7 @@ def _runtimes(target: str) -> list[str]:
 
 
 def _tell(found: dict[str, Any] | None, given: dict[str, Any], text: str, *, as_json: bool) -> None:
-    nothing = dict.fromkeys(("dataset", "cpu", "threads", "rows", "winner", "test", "notes", "out"))
+    nothing = dict.fromkeys(("dataset", "cpu", "threads", "profile", "rows", "winner", "test", "notes", "out"))
     if as_json:
         output.document({**given, **(found or nothing)})
     else:
@@ -150,6 +151,7 @@ def _document(found: Optimized, dataset: Dataset, out: Path, told: Told) -> dict
         "dataset": dataset.name,
         "cpu": machine()["cpu"],
         "threads": torch.get_num_threads(),
+        "profile": dataclasses.asdict(found.bottleneck),
         "rows": found.figures(),
         "winner": found.winner.name if found.helped else None,
         "test": {
@@ -200,6 +202,7 @@ def _text(found: Optimized, told: Told, out: Path, page: Path) -> str:
         output.table(cells, head=HEAD),
         "",
     ]
+    lines += [output.paragraph(str(found.bottleneck)), ""]
     if failed := [(label(row), row.status) for row in found.rows if not row.ok]:
         lines += ["Not measured:", output.table(failed), ""]
     lines.append(output.paragraph(str(found)))

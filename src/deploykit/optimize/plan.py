@@ -11,6 +11,7 @@ UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 BUDGET_S = 600.0
 # Of the budget; making the artifacts gets the rest. Past a minute an interval gets little narrower.
 TIMING, MOST_TIMING_S, JUDGING, TEACHING = 0.2, 60.0, 0.1, 0.5
+PROFILING, MOST_PROFILING_S = 0.02, 5.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ class Plan:
         return min(TIMING * self.budget_s, MOST_TIMING_S)
 
     @property
+    def profiling_s(self) -> float:
+        """Seconds for finding what the network waits for."""
+        return min(PROFILING * self.budget_s, MOST_PROFILING_S)
+
+    @property
     def judging_s(self) -> float:
         """Seconds for accuracies on validation images."""
         return JUDGING * self.budget_s
@@ -105,7 +111,8 @@ class Plan:
     @property
     def making_s(self) -> float:
         """Seconds for making artifacts of all forms."""
-        return self.budget_s - self.timing_s - self.judging_s - self.teaching_s * len(self.smaller)
+        others_s = self.profiling_s + self.timing_s + self.judging_s
+        return self.budget_s - others_s - self.teaching_s * len(self.smaller)
 
     @property
     def networks(self) -> int:
@@ -118,6 +125,7 @@ class Plan:
         forms = [PlannedStep(form.name, form.why, a_network / len(self.forms)) for form in self.forms]
         smaller = [PlannedStep(step.name, step.why, self.teaching_s + a_network) for step in self.smaller]
         return (
+            PlannedStep("profile", "what the network waits for as it is, and in which layers", self.profiling_s),
             *(forms if self.as_given else ()),
             *smaller,
             PlannedStep("choose", "accuracy of each on validation images; no test image is seen", self.judging_s),

@@ -12,6 +12,7 @@ from deploykit.contestants import Setting
 from deploykit.data import Dataset
 from deploykit.evaluation import Accuracy
 from deploykit.measurement import VERY_UNSTABLE_SPREAD
+from deploykit.optimize.bottleneck import Bottleneck
 from deploykit.optimize.choice import is_doubtful, verdict
 from deploykit.optimize.plan import Plan
 from deploykit.places import atomic_write
@@ -40,6 +41,7 @@ class Optimized:
         classes: that are told apart.
         folder: holds ``winner/`` with the artifact and ``run.py``; None where the baseline won, which is the model.
         done: what was done to make each smaller network, by its name.
+        bottleneck: what the network waits for as it was given.
     """
 
     plan: Plan
@@ -52,6 +54,7 @@ class Optimized:
     classes: int
     folder: Path | None
     done: Mapping[str, str] = field(default_factory=dict)
+    bottleneck: Bottleneck = field(default_factory=Bottleneck)
 
     @property
     def difference(self) -> PairedDifference:

@@ -18,6 +18,7 @@ from deploykit.benchmarking import judge_rows, time_rows
 from deploykit.contestants import Setting, baseline_row
 from deploykit.data import Batches, Dataset, Split
 from deploykit.evaluation import Accuracy, evaluate
+from deploykit.optimize.bottleneck import find_bottleneck
 from deploykit.optimize.choice import UNMADE, choose
 from deploykit.optimize.folder import usable
 from deploykit.optimize.forms import rows_of_forms
@@ -82,6 +83,8 @@ def optimize(
     images = torch.cat([images for images, _ in train]).contiguous()
     setting = Setting(folder, images, (batch,), len(dataset.classes), report or (lambda _: None))
     setting.check_classes(try_out(model, images, (1, batch)), type(model).__name__)
+    setting.report("profiling")
+    bottleneck = find_bottleneck(model, batch_of(images, batch), budget_s=plan.profiling_s)
     work = _Work(model, dataset, setting, plan, clock, progress)
     rows = [baseline_row(model), *work.rows()]
     judge_rows(rows, work.part(dataset.val, rows, LEAST_VAL_IMAGES), setting.report)
@@ -96,7 +99,7 @@ def optimize(
         write_winner(winner, work.setting_of(winner.network), dataset, folder)
     return Optimized(
         plan, tuple(rows), winner, before, after, max_drop, batch, len(dataset.classes),
-        folder if winner is not rows[0] else None, work.done,
+        folder if winner is not rows[0] else None, work.done, bottleneck,
     )  # fmt: skip
 
 
