@@ -103,8 +103,8 @@ def _legend(plot: Plot, front: pd.Series, chosen: str | None) -> None:
     names = [f"{number}  {name}{' (chosen)' if name == chosen else ''}" for number, name in enumerate(front.index, 1)]
     lines = [("on the front", True), *((name, True) for name, best in zip(names, front, strict=True) if best)]
     lines += [("dominated", False), *((name, False) for name, best in zip(names, front, strict=True) if not best)]
-    handles = [Line2D([], [], linestyle="none", label=wrapped(text, 30)) for text, _ in lines]
-    shown = plot.legend(handles=handles, loc="outside right upper", handlelength=0, handletextpad=0, fontsize=8)
+    handles = [Line2D([], [], linestyle="none", label=wrapped(text, 28)) for text, _ in lines]
+    shown = plot.legend(handles=handles, loc="outside right upper", handlelength=0, handletextpad=0, fontsize=9)
     for text, (line, on_front) in zip(shown.get_texts(), lines, strict=True):
         text.set_color(INK if on_front else QUIET)
         text.set_fontweight("bold" if line in ("on the front", "dominated") else "normal")
