@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -29,6 +30,7 @@ from deploykit.serving.artifacts import artifact_in, open_artifact
 from deploykit.serving.child import started
 from deploykit.serving.model import served
 from deploykit.serving.protocol import decode, encode
+from deploykit.untrusted import tried_apart
 
 SCHEMA = json.loads((Path(__file__).parent / "schemas" / "serve.json").read_text(encoding="utf-8"))
 
@@ -150,6 +152,37 @@ class TestArtifacts:
 
         assert artifact_in(tmp_path) == path
         assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+    @pytest.mark.parametrize(
+        ("damage", "words"),
+        [
+            (lambda path: path.write_text("<net"), "m.xml"),
+            (lambda path: path.with_suffix(".bin").write_bytes(b""), "m.xml"),
+            (lambda path: path.write_bytes(path.read_bytes()[:200]), "m.xml"),
+        ],
+    )
+    def test_a_damaged_model_of_openvino_is_refused_before_this_process_opens_it(
+        self, tmp_path, model, monkeypatch, damage, words
+    ):
+        """What is wrong is told by the child."""
+        path = openvino.save(openvino.import_openvino().convert_model(model), tmp_path / "m.xml")
+        damage(path)
+        monkeypatch.setattr("deploykit.serving.artifacts.openvino.load", lambda *_, **__: pytest.fail("opened here"))
+        with pytest.raises(ValueError, match=words):
+            open_artifact(path, batch=4)
+
+    def test_one_that_ends_the_process_that_opens_it_is_refused(self, tmp_path, monkeypatch):
+        """A parser that crashes crashes in the child; this process tells so."""
+        path = tmp_path / "m.xml"
+        path.write_text("<net/>")
+        monkeypatch.setattr("deploykit.benchmarking.tried_apart", lambda *_, **__: tried_apart(os.abort, [{}]))
+        with pytest.raises(ValueError, match=r"m\.xml is not safe to open: it ended the process that tried it"):
+            open_artifact(path, batch=4)
+
+    def test_one_that_is_not_there_is_named(self, tmp_path):
+        """Before any process is started."""
+        with pytest.raises(FileNotFoundError, match=r"there is no file .*m\.xml"):
+            open_artifact(tmp_path / "m.xml", batch=4)
 
     def test_a_folder_without_one_is_something_else(self, tmp_path):
         """A checkpoint, say."""

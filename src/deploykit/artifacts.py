@@ -60,6 +60,19 @@ def read_model(source: str, target: str) -> dict[str, Any]:
     return {"batch": batch, "channels": channels, "height": height, "width": width, "quantized": quantized}
 
 
+def load_openvino(source: str) -> None:
+    """Load an OpenVINO model from elsewhere and compile it, to see whether that can be done.
+
+    Args:
+        source: an .xml with its .bin beside it.
+
+    Raises:
+        ValueError: it cannot be loaded.
+        ImportError: openvino is missing.
+    """
+    openvino.load(source)
+
+
 def make_artifact(
     runtime: str, precision: str, source: str, *, artifact: str, calibration: str, batches: Sequence[int]
 ) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from deploykit.artifacts import batch_of, read_model
+from deploykit.artifacts import batch_of, load_openvino, read_model
 from deploykit.contestants import FLOAT_ROWS, QUANTIZED_ROWS, Setting, rows_of_file, rows_of_module
 from deploykit.data import Batches, Dataset
 from deploykit.evaluation import Accuracy, evaluate
@@ -121,15 +121,32 @@ def opened_apart(source: Path | str, target: Path) -> dict[str, Any]:
     """
     if not Path(source).is_file():
         raise FileNotFoundError(f"there is no file {source}; export_onnx makes a model, and onnx.save the file")
-    (outcome,) = tried_apart(read_model, [{"source": str(source), "target": str(target)}], seconds=OPENING_S)
+    facts: dict[str, Any] = _apart(read_model, source, {"source": str(source), "target": str(target)})
+    return facts
+
+
+def loaded_apart(source: Path | str) -> None:
+    """Have a child process load an OpenVINO model, .xml with its .bin beside it, and compile it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be loaded; also where the process that tried it died, hung, or took too much memory.
+        ImportError: openvino is missing.
+    """
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"there is no file {source}")
+    _apart(load_openvino, source, {"source": str(source)})
+
+
+def _apart(function: Callable[..., Any], source: Path | str, job: Mapping[str, Any]) -> Any:
+    (outcome,) = tried_apart(function, [job], seconds=OPENING_S)
     if outcome.kind == "ImportError":
         raise ImportError(outcome.error)
     if outcome.kind in ("died", "time", "MemoryError"):
         raise ValueError(f"{source} is not safe to open: {outcome.error}; do not use it")
     if outcome.error:
         raise ValueError(outcome.error)
-    facts: dict[str, Any] = outcome.value
-    return facts
+    return outcome.value
 
 
 def _images(dataset: Dataset, count: int) -> Tensor:

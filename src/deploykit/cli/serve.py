@@ -53,7 +53,7 @@ def serve(
 
     Open Inference Protocol at /v2, pictures at /classify, figures for Prometheus at /metrics, all of it described at
     /openapi.json. The address is printed when the model is warm. SIGTERM and Ctrl-C answer what was accepted and end
-    it. An ONNX file is opened in a child process first, with limits on its memory and time.
+    it. A file is opened in a child process first, with limits on its memory and time.
     """
     from deploykit.serving.service import Limits
 

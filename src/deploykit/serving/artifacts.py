@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.artifacts import HINTS, batch_of
-from deploykit.benchmarking import opened_apart
+from deploykit.benchmarking import loaded_apart, opened_apart
 from deploykit.export import export_onnx
 from deploykit.runtimes import onnxruntime, openvino
 
@@ -27,7 +27,7 @@ def artifact_in(folder: Path) -> Path | None:
 
 
 def open_artifact(path: Path, *, batch: int, threads: int | None = None, precision: str = "float32") -> Predictor:
-    """Return the predictor of a file; ONNX is opened in a child process first.
+    """Return the predictor of a file, which is opened in a child process first.
 
     Args:
         path: an .onnx file, or an .xml of OpenVINO with its .bin beside it.
@@ -41,6 +41,7 @@ def open_artifact(path: Path, *, batch: int, threads: int | None = None, precisi
         ImportError: the runtime is missing.
     """
     if path.suffix == ".xml":
+        loaded_apart(path)
         return openvino.load(path, threads=threads, precision=HINTS.get(precision, "f32"))
     if path.suffix != ".onnx":
         raise ValueError(f"{path.name} ends in neither {' nor '.join(KINDS)}; export the model to one of them")
