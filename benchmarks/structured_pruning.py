@@ -60,7 +60,7 @@ def arm(name: str, work: Task, plan: PruningPlan, given: argparse.Namespace) -> 
     pruned = resnet_like(cast("ResNet", prune_channels(work.full, plan)))
     labels, start = cross_entropy(label_smoothing=0.1), f"the weights that pruning left of {given.model}"
     if name == "distilled":
-        return Arm(pruned, start, ResponseLoss(work.full, alpha=given.alpha), given.epochs, given.peak_lr)
+        return Arm(pruned, start, ResponseLoss(work.full, given.temperature, given.alpha), given.epochs, given.peak_lr)
     if name == "labels":
         return Arm(pruned, start, labels, given.epochs, given.peak_lr)
     torch.manual_seed(given.seed)
@@ -74,6 +74,7 @@ def main() -> None:
     arguments.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     arguments.add_argument("--importance", default="l1")
     arguments.add_argument("--scope", default="cost", choices=("global", "layer", "cost"))
+    arguments.add_argument("--temperature", type=float, default=4.0, help="lower for a teacher with label smoothing")
     arguments.add_argument("--first-epochs", type=int, default=60, help="of the unpruned network's training")
     given = arguments.parse_args()
     work = task(given, "structured-pruning")
