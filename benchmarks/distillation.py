@@ -5,7 +5,8 @@
     python benchmarks/distillation.py resnet20 --student resnet8 --split train --images 1000 --epochs 1 --seeds 0 1
 
 Each arm is trained from the same random weights, on the same batches in the same order, as the arm "labels", seed by
-seed, so that differences are paired. What is added to the teacher's answers has the weight that its authors gave it.
+seed, so that differences are paired. What is added to the teacher's answers gets the weight at which its gradient at
+the first weights is half as long as theirs (notebook 09): the weights of papers belong to the papers' networks.
 With --cached all seeds see the same batches and differ in their first weights only, so that the teacher is asked once.
 A seed that is done is kept in build/ and not trained again; one that was stopped goes on. Writes
 data/results/distillation-STUDENT-from-TEACHER.json unless it is a trial.
@@ -14,16 +15,19 @@ data/results/distillation-STUDENT-from-TEACHER.json unless it is a trial.
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import itertools
 import json
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from fine_tuning import Task, command, parser, task
+from torch import Tensor
 
 from deploykit.data import Batches
 from deploykit.distillation import (
@@ -45,9 +49,8 @@ from deploykit.significance import mean_paired_difference
 from deploykit.training import Loss, cross_entropy, evaluate, fit, muon, resolve_precision
 
 ARMS = ("labels", "response", "feature", "attention", "relation", "similarity")
-# Romero et al. as in Tian et al. 2020 (RepDistiller); the authors' own for the others.
-WEIGHTS = {"feature": 100.0, "attention": 1000.0, "relation": 25.0, "similarity": 3000.0}
-SHOWN = 64  # images that show FeatureLoss the shapes
+LOUDNESS = 0.5  # of what is added to the answers, over theirs
+SHOWN = 64  # images that show FeatureLoss the shapes, and on which gradients are compared
 
 
 def stage_ends(config: ResNetConfig) -> list[str]:
@@ -85,14 +88,23 @@ def loss_of(arm: str, student: ResNet, answering: Teacher, work: Task, given: ar
     teacher = cast("ResNet", work.full)
     ends = dict(zip(stage_ends(student.config), stage_ends(teacher.config), strict=True))
     last = dict([list(ends.items())[-1]])
-    images = next(iter(Batches(work.dataset.train.take(SHOWN), work.dataset, batch_size=SHOWN)))[0]
+    images, labels = next(iter(Batches(work.dataset.train.take(SHOWN), work.dataset, batch_size=SHOWN)))
     parts = {
         "feature": lambda: FeatureLoss(teacher, last, student=student, images=images),
         "attention": lambda: AttentionLoss(teacher, ends),
         "relation": lambda: RelationLoss(teacher, last),
         "similarity": lambda: SimilarityLoss(teacher, last),
     }
-    return response + WEIGHTS[arm] * parts[arm]()
+    part = parts[arm]()
+    loud, quiet = (gradient_length(one, student, images, labels) for one in (response, part))
+    return response + LOUDNESS * loud / quiet * part
+
+
+def gradient_length(loss: DistillationLoss, student: ResNet, images: Tensor, labels: Tensor) -> float:
+    """Return the length of a loss's gradient with respect to the student's weights; the student is left as it was."""
+    probe = copy.deepcopy(student).train()
+    loss(probe, images, labels).backward()
+    return float(torch.cat([w.grad.flatten() for w in probe.parameters() if w.grad is not None]).norm())
 
 
 def trained(
@@ -118,20 +130,22 @@ def trained(
     return found
 
 
-def row(arm: str, results: list[dict[str, float]], labels: list[dict[str, float]]) -> dict[str, Any]:
-    """Return what is recorded of an arm: the mean over the seeds and the paired difference from the labels alone."""
-    accuracies = [one["accuracy"] for one in results]
+def row(arm: str, results: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Return what is recorded of an arm: the mean over the seeds, and the paired difference from labels and answers."""
+    accuracies = {name: [one["accuracy"] for one in of_name] for name, of_name in results.items()}
     made: dict[str, Any] = {
         "arm": arm,
-        "seeds": len(results),
-        "mean_accuracy": round(statistics.fmean(accuracies), 5),
-        "accuracies_percent": ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies),
-        "minutes_a_seed": round(statistics.fmean(one["minutes"] for one in results), 1),
+        "seeds": len(results[arm]),
+        "mean_accuracy": round(statistics.fmean(accuracies[arm]), 5),
+        "accuracies_percent": ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies[arm]),
+        "minutes_a_seed": round(statistics.fmean(one["minutes"] for one in results[arm]), 1),
     }
-    if arm != "labels":
-        gained = mean_paired_difference([one["accuracy"] for one in labels], accuracies)
-        points = (round(100 * value, 2) for value in (gained.mean, gained.low, gained.high))
-        made |= dict(zip(("gained_points", "gained_points_low", "gained_points_high"), points, strict=True))
+    before = {"labels": "gained", "response": "over_response"}  # arms that an arm is held against, as the columns begin
+    for other, column in before.items():
+        if other in accuracies and ARMS.index(arm) > ARMS.index(other):
+            found = mean_paired_difference(accuracies[other], accuracies[arm])
+            for end, points in {"": found.mean, "_low": found.low, "_high": found.high}.items():
+                made[f"{column}_points{end}"] = round(100 * points, 2)
     return made
 
 
@@ -162,7 +176,7 @@ def main() -> None:
             kept = folder / f"{arm}{of_teacher}-seed{seed}.json"
             results[arm].append(trained(arm, seed, answering, work, given, kept=kept))
             print(f"seed {seed}, {arm}: {results[arm][-1]}", flush=True)
-    rows = [row(arm, found, results["labels"]) for arm, found in results.items()]
+    rows = [row(arm, results) for arm in results]
     if work.trial:
         print(*rows, sep="\n")
         return
