@@ -1,14 +1,12 @@
-"""Figures of pruning: the numbers are those of the data, and names are text."""
+"""Figures of pruning: the numbers are those of the data."""
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import pandas as pd
 import pytest
 
 from deploykit import plots
 
-EVIL = r"$\frac{$ <img src=x onerror=alert(1)>"
 GROUP = pd.DataFrame(
     {
         "layer": ["conv1", "bn1", "conv2"],
@@ -17,24 +15,6 @@ GROUP = pd.DataFrame(
         "channels": [16, 16, 16],
     }
 )
-EVERY = {
-    "dependency_boxes": lambda name: plots.dependency_boxes(GROUP.assign(layer=[name, "b", "c"])),
-    "pruned_widths": lambda name: plots.pruned_widths({name: (16, 9)}),
-    "curves": lambda name: plots.curves({name: {0.5: (1.0, (0.9, 1.1))}}, x="sparsity", y="speed"),
-}
-
-
-@pytest.mark.parametrize("draw", EVERY.values(), ids=EVERY)
-@pytest.mark.parametrize("name", [EVIL, "a_b^c"])
-def test_a_name_is_drawn_as_text(draw, name):
-    """Neither HTML nor a broken formula in a name stops a figure; the alt text has it whole."""
-    before = dict(mpl.rcParams)
-    plot = draw(name)
-    data, metadata = plot._repr_mimebundle_()
-
-    assert data["image/png"].startswith(b"\x89PNG")
-    assert name in plot.alt == metadata["image/png"]["alt"]
-    assert dict(mpl.rcParams) == before
 
 
 def test_the_channels_left_lie_inside_those_before():
