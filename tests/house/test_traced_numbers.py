@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from deploykit.cost import macs, parameters
 from deploykit.data import Batches, load_dataset
-from deploykit.models import load_checkpoint
+from deploykit.models import load_checkpoint, load_pretrained
+from deploykit.quantization.low_bit_files import load_low_bits
 from deploykit.recorded import recorded
 from deploykit.significance import wilson_interval
 from deploykit.training import evaluate
@@ -79,6 +81,13 @@ class Card:
         [found] = re.findall(pattern, self.text, re.MULTILINE)
         return [found] if isinstance(found, str) else list(found)
 
+    def network(self) -> nn.Module:
+        """Load what the folder holds."""
+        if (self.folder / "low-bits.json").is_file():
+            whole, _, _ = self.name.rpartition("-")
+            return load_low_bits(load_pretrained(whole, self.dataset), self.folder)
+        return load_checkpoint(self.folder)
+
     @property
     def accuracy(self) -> tuple[float, int]:
         """The accuracy (0 to 1) and of how many images."""
@@ -95,7 +104,8 @@ class Card:
 class TestCards:
     def test_it_counts_what_is_in_the_file(self, name):
         """Parameters and multiply-accumulates are the network's."""
-        card, network = Card(name), load_checkpoint(ROOT / "data" / "checkpoints" / name)
+        card = Card(name)
+        network = card.network()
 
         work = macs(network, torch.zeros(1, 3, 32, 32)) / 1e6
 
@@ -127,12 +137,12 @@ class TestCards:
         if card.dataset == "shapes32":  # nothing is recorded on the stand-in, so it is asked again, on a part of it
             dataset = load_dataset("shapes32")
             some = Batches(dataset.test.take(SOME), dataset, batch_size=250)
-            low, high = evaluate(load_checkpoint(card.folder), some).interval
+            low, high = evaluate(card.network(), some).interval
             assert low <= card.accuracy[0] <= high
             return
         runs = [recorded(path.stem) for path in sorted((ROOT / "data" / "results").glob("*.json"))]
         own = [row for run in runs if run.command == card.command for row in run.rows]
         among_all = [row for row in recorded("baseline").rows if row["model"] == card.name]
-        found = [round(row["accuracy"], 4) for row in (own or among_all) if "accuracy" in row]
+        found = [row[key] for row in (own or among_all) for key in ("accuracy", "accuracy_qat") if key in row]
 
         assert card.accuracy[0] in [pytest.approx(one, abs=1e-9) for one in found]
