@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAME = "README.zh-CN.md"
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 ROW = re.compile(r"^\| \[(\d\d) · [^\]]+\]\(notebooks/(\w+)\.ipynb\) \|.*\| ([\d.]+ / [\d.]+) \|$", re.MULTILINE)
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -38,17 +40,19 @@ def test_its_results_are_the_recorded_ones(chinese: str, monkeypatch: pytest.Mon
     """`python make.py readme` fills both READMEs: run it after a measurement."""
     monkeypatch.setenv("DEPLOYKIT_HOME", str(ROOT))
 
-    assert readme.filled(chinese, readme.tables(NAME)) == chinese
+    assert readme.filled(chinese, readme.blocks(NAME)) == chinese
 
 
 def test_the_results_have_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the heads of the tables are translated."""
+    """Only the heads of the tables and two sentences are translated."""
     monkeypatch.setenv("DEPLOYKIT_HOME", str(ROOT))
-    heads = {name: set(words) for name, words in readme.WORDS.items()}
-    lines = {name: [line for line in readme.tables(name).splitlines() if line not in heads[name]] for name in heads}
+    lines = {name: "\n".join(readme.blocks(name).values()).splitlines() for name in readme.WORDS}
+    translated = [(one, other) for one, other in zip(*lines.values(), strict=True) if one != other]
+    numbers = [[sorted(NUMBER.findall(text)) for text in pair] for pair in translated]
 
-    assert lines[NAME] == lines["README.md"]
-    assert len(lines[NAME]) > 10
+    assert len(translated) == len(dataclasses.fields(readme.Words))
+    assert all(one == other for one, other in numbers)
+    assert len(lines[NAME]) > len(translated) + 20
 
 
 def test_the_table_of_notebooks_has_the_same_rows(english: str, chinese: str) -> None:

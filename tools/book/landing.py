@@ -20,7 +20,6 @@ from tools.book.pages import Page
 PATHS = ROOT / "docs" / "paths.toml"
 POINT = "combined"  # the recorded run that makes the point
 BATCH = 64  # of its speeds
-POINTS_LOST = 1.0  # what the sentence above the figure lets a form lose
 POINTS_SHOWN = 2.0  # one that loses more would take the room in which all others differ
 
 
@@ -66,13 +65,8 @@ def point(folder: Path) -> str:
     table["latency_ms"] = 1000 * BATCH / table["images_per_s"]
     plot = plots.pareto(table[table["minus_resnet56_points"] > -POINTS_SHOWN])
     plot.savefig(folder / "pareto.svg", format="svg", metadata={"Date": None})
-    first = table.iloc[0]
-    kept = table[table["minus_resnet56_points"] > -POINTS_LOST]
-    best = kept.loc[kept["x_eager"].idxmax()]
     return (
-        f"**{best['x_eager']:.0f}x the images per second, a file {best['times_smaller']:.0f}x smaller, and "
-        f"{-best['minus_resnet56_points']:.1f} points of accuracy less** ({-best['high_points']:.1f} to "
-        f"{-best['low_points']:.1f}): what was {escape_markdown(first.name)} is now {escape_markdown(best.name)}.\n\n"
+        f"{readme.headline(run)}\n\n"
         f"::::{{container}} dk-scroll\n:::{{image}} {folder.name}/pareto.svg\n:alt: {plot.alt}\n:::\n::::\n\n"
         f"Time of a batch of {BATCH} and accuracy of every form that loses less than {POINTS_SHOWN:g} points; a bubble "
         f"is as large as its file. Recorded on {escape_markdown(run.machine['cpu'])}, {run.machine['threads']} "
