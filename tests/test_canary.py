@@ -21,8 +21,14 @@ def outcome(name: str, error: str = "", *, kind: str = "error") -> dict[str, obj
 def test_everything_is_resolved_but_what_needs_a_gpu() -> None:
     """The package and each extra, once, without the extras for GPUs, with what builds the checkout."""
     project = {
+        "name": "our-own",
         "dependencies": ["torch>=2.11", "numpy>=2"],
-        "optional-dependencies": {"onnx": ["onnx>=1.20", "numpy>=2"], "gpu": ["pycuda"], "rtx": ["tensorrt-rtx-cu13"]},
+        "optional-dependencies": {
+            "onnx": ["onnx>=1.20", "numpy>=2"],
+            "gpu": ["pycuda"],
+            "rtx": ["tensorrt-rtx-cu13"],
+            "all": ["our_own[onnx]"],
+        },
     }
 
     assert canary.requirements(project) == ["numpy>=2", "onnx>=1.20", "setuptools>=80", "torch>=2.11"]
@@ -127,7 +133,7 @@ def test_what_cannot_be_installed_is_an_outcome(
 ) -> None:
     """It is reported like a broken notebook, with status 1, and the environment is thrown away."""
     monkeypatch.setattr(canary, "install", lambda *_: "ERROR: a conflicts with b")
-    monkeypatch.setattr(canary, "_project", lambda: {"dependencies": [], "optional-dependencies": {}})
+    monkeypatch.setattr(canary, "_project", lambda: {"name": "x", "dependencies": [], "optional-dependencies": {}})
     monkeypatch.setattr(make, "BUILD", three / "build")
 
     assert canary.main([]) == 1

@@ -39,10 +39,14 @@ WHAT = (
 
 
 def requirements(project: Mapping[str, Any]) -> list[str]:
-    """Return what pyproject.toml's ``project`` table asks for, extras included, each once."""
+    """Return what pyproject.toml's ``project`` table asks for, extras included, each once.
+
+    An extra that asks for another one of the project is no package of the index: that one is there anyway.
+    """
     extras = project["optional-dependencies"]
     groups = [project["dependencies"], *(extras[name] for name in extras if name not in LEFT_OUT)]
-    return sorted({line for group in groups for line in group} | {BUILDS_ITSELF})
+    wanted = {line for group in groups for line in group} | {BUILDS_ITSELF}
+    return sorted(line for line in wanted if names([line]) != [_normal(project["name"])])
 
 
 def names(lines: Iterable[str]) -> list[str]:
