@@ -99,7 +99,7 @@ def train(network: Network, batches: Batches, loss: ResponseLoss, given: argpars
 
 def folder(given: argparse.Namespace, bits: int) -> Path:
     """Return where the network of a number of bits belongs."""
-    return given.out / f"{given.model}-{given.dataset}-w{bits}a{bits}"
+    return given.out / f"{given.model}-w{bits}a{bits}-{given.dataset}"
 
 
 def row(bits: int, network: nn.Module, log: TrainingLog, *, fp32: Accuracy, ptq: Accuracy, qat: Accuracy) -> Row:
