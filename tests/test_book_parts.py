@@ -46,11 +46,15 @@ class TestWaysIn:
 
 
 class TestResults:
-    def test_a_page_shows_a_part_of_a_run_with_its_source(self, monkeypatch):
-        """The columns asked for, in their order and words; machine, date and command below; the rest is linked."""
+    def test_a_page_shows_a_part_of_a_run_with_its_source(self, monkeypatch, tmp_path):
+        """The columns asked for, in their order and words; machine and command below, a link to the rest; or none."""
         rows = ({"server": "one_process", "ms": 2.333333, "other": 1}, {"server": "two", "ms": 14, "other": 2})
         run = Recorded("scale.1", "all", "2026-01-02", "python x.py", {"cpu": "C", "threads": 2}, {}, rows)
         monkeypatch.setattr(results, "recorded", {"scale.1": run}.get)
+        monkeypatch.setattr(results, "ROOT", tmp_path)
+        assert results.excerpt("scale.1", {"server": "who"}) == "Nothing has been recorded yet."
+        (tmp_path / "data" / "results").mkdir(parents=True)
+        (tmp_path / "data" / "results" / "scale.1.json").touch()
 
         assert results.excerpt("scale.1", {"server": "who", "ms": "p50 [ms]"}).splitlines() == [
             "| who | p50 [ms] |",

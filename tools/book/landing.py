@@ -77,7 +77,7 @@ def point(folder: Path) -> str:
 def table() -> str:
     """Return the table of the first page, as README has it."""
     run = _recorded()
-    return readme.combined_table(run) if run else "Nothing has been recorded yet."
+    return readme.combined_table(run) if run else results.NOTHING
 
 
 def _recorded() -> Recorded | None:

@@ -10,6 +10,7 @@ from deploykit.recorded import Recorded, recorded
 from deploykit.text import escape_markdown
 from make import ROOT
 
+NOTHING = "Nothing has been recorded yet."
 DIGITS = 4  # of a measured number; the files hold all of them
 
 
@@ -17,7 +18,7 @@ def listing() -> str:
     """Return the Markdown of all recorded runs: a table of them, then each with its rows."""
     runs = [recorded(path.stem) for path in sorted((ROOT / "data" / "results").glob("*.json"))]
     if not runs:
-        return "Nothing has been recorded yet."
+        return NOTHING
     return "\n".join([*_overview(runs), *(part for run in runs for part in _run(run))])
 
 
@@ -28,6 +29,8 @@ def excerpt(name: str, columns: Mapping[str, str]) -> str:
         name: of the run, without ``.json``.
         columns: heading by key; the first one names the rows.
     """
+    if not (ROOT / "data" / "results" / f"{name}.json").is_file():
+        return NOTHING
     run = recorded(name)
     lines = [tuple(columns.values()), ("---", *["---:"] * (len(columns) - 1))]
     lines += [tuple(_plain(row[key]) for key in columns) for row in run.rows]
