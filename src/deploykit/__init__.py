@@ -9,4 +9,5 @@ __version__ = "0.1.0"
 # as absent both fall back to a stub of their own. DEPLOYKIT_TELEMETRY=1 leaves them alone.
 if os.environ.get("DEPLOYKIT_TELEMETRY") != "1":
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime looks once, when it is loaded
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray asks only at a terminal

@@ -27,7 +27,11 @@ for name in sys.argv[1:]:
 '''
 ONNX_RUNTIME = {
     "package": "onnxruntime",
-    "load": """import onnxruntime
+    "load": """
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else ONNX Runtime reports its use to a web service
+import onnxruntime
 
 session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), providers=["CPUExecutionProvider"])""",
     "run": "session.run(None, {session.get_inputs()[0].name: images})[0]",

@@ -81,6 +81,32 @@ class TestTheWatch:
         assert any("google-analytics" in attempt for attempt in attempts)
 
 
+ONNX_RUNTIME_RUNS = """
+import onnx.helper as h, onnxruntime
+x, y = (h.make_tensor_value_info(name, 1, [1]) for name in "xy")
+graph = h.make_graph([h.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+model = h.make_model(graph, ir_version=10, opset_imports=[h.make_opsetid("", 18)])
+onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+"""
+
+
+class TestOnnxRuntime:
+    """It reports from C++, where no watch in Python sees it; what it would send lies in the home first."""
+
+    def test_its_use_is_not_recorded_without_consent(self, run, tmp_path, monkeypatch):
+        """No identifier is written; with consent it is, unless ONNX Runtime takes this for somebody's CI."""
+        needs("onnxruntime", "onnx")
+        for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "PYTEST_CURRENT_TEST", "PYTEST_VERSION"):
+            monkeypatch.delenv(name, raising=False)
+        program = f"import deploykit\n{ONNX_RUNTIME_RUNS}"
+        run(program)
+
+        assert not list((tmp_path / "home").rglob("deviceid"))
+        run(program, DEPLOYKIT_TELEMETRY="1")
+        if not list((tmp_path / "home").rglob("deviceid")):
+            pytest.skip("ONNX Runtime records nothing in this surrounding, with or without deploykit")
+
+
 class TestNobodyIsContacted:
     def test_importing_every_module_contacts_nobody(self, run):
         """No module of deploykit looks anything up when it is imported."""
