@@ -33,10 +33,11 @@ EVERY = {
     "dependency_boxes": lambda name: plots.dependency_boxes(GROUP.assign(layer=[name, "b", "c"])),
     "pruned_widths": lambda name: plots.pruned_widths({name: (16, 9)}),
     "curves": lambda name: plots.curves({name: {0.5: (1.0, (0.9, 1.1))}}, x="sparsity", y="speed"),
-    "quantization_grids": lambda name: plots.quantization_grids({name: (np.arange(9.0), np.arange(9.0))}, of="weight"),
+    "quantization_grids": lambda name: plots.quantization_grids({name: (np.arange(9.0), np.arange(9.0))}),
     "layer_bars": lambda name: plots.layer_bars(LAYERS.assign(layer=[name, "b"]), "sqnr_db", label="SQNR [dB]"),
     "calibration_curves": lambda name: plots.calibration_curves({name: {8: (0.5, (0.1, 0.9))}}),
     "heat_map": lambda name: plots.heat_map(FIELDS, x=name, y="T", of="accuracy"),
+    "heat_map column": lambda name: plots.heat_map(FIELDS.rename(columns={0.9: name}), x="alpha", y="T", of="accuracy"),
     "pareto": lambda name: plots.pareto(VARIANTS.set_axis([name, "b"])),
     "load_curves": lambda name: plots.load_curves({name: {100.0: LOAD}}),
 }

@@ -75,8 +75,7 @@ class Card:
         """Read the card of the checkpoint ``name``."""
         self.folder = ROOT / "data" / "checkpoints" / name
         self.text = (self.folder / "README.md").read_text(encoding="utf-8")
-        self.name = re.search(r"^# ([^,]+), (\S+)$", self.text, re.MULTILINE)[1]
-        self.dataset = re.search(r"^# ([^,]+), (\S+)$", self.text, re.MULTILINE)[2]
+        self.name, self.dataset = self.said(r"^# ([^,]+), (\S+)$")
 
     def said(self, pattern: str) -> list[str]:
         """Return the groups of a pattern that the card has to hold once."""

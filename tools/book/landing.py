@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from deploykit.claims import HOLDS, NOT_MEASURABLE, REFUTED, UNDECIDED
-from deploykit.recorded import Recorded, recorded
 from deploykit.text import escape_markdown
 from make import ROOT
 from tools import readme
@@ -54,7 +53,7 @@ def point(folder: Path) -> str:
     Returns:
         The Markdown of a page beside ``folder``; nothing where nothing was recorded.
     """
-    run = _recorded()
+    run = results.kept(POINT)
     if run is None:
         return ""
     import pandas as pd
@@ -76,12 +75,8 @@ def point(folder: Path) -> str:
 
 def table() -> str:
     """Return the table of the first page, as README has it."""
-    run = _recorded()
+    run = results.kept(POINT)
     return readme.combined_table(run) if run else results.NOTHING
-
-
-def _recorded() -> Recorded | None:
-    return recorded(POINT) if (ROOT / "data" / "results" / f"{POINT}.json").is_file() else None
 
 
 def ways() -> list[dict[str, Any]]:

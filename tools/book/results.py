@@ -22,6 +22,11 @@ def listing() -> str:
     return "\n".join([*_overview(runs), *(part for run in runs for part in _run(run))])
 
 
+def kept(name: str) -> Recorded | None:
+    """Return a recorded run of this checkout; None where there is none."""
+    return recorded(name) if (ROOT / "data" / "results" / f"{name}.json").is_file() else None
+
+
 def excerpt(name: str, columns: Mapping[str, str]) -> str:
     """Return some columns of a recorded run as a Markdown table, with its machine, its date and its command.
 
@@ -29,9 +34,9 @@ def excerpt(name: str, columns: Mapping[str, str]) -> str:
         name: of the run, without ``.json``.
         columns: heading by key; the first one names the rows.
     """
-    if not (ROOT / "data" / "results" / f"{name}.json").is_file():
+    run = kept(name)
+    if run is None:
         return NOTHING
-    run = recorded(name)
     lines = [tuple(columns.values()), ("---", *["---:"] * (len(columns) - 1))]
     lines += [tuple(_plain(row[key]) for key in columns) for row in run.rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
