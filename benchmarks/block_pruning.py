@@ -15,11 +15,10 @@ import functools
 import sys
 from typing import cast
 
-from fine_tuning import EXAMPLE, STATE, command, judged, parser, task, write_network
+from fine_tuning import EXAMPLE, STATE, command, judged, parser_of_taught, task, write_network
 
 from deploykit.cost import macs, parameters
-from deploykit.distillation import ResponseLoss
-from deploykit.models import ResNet, load_pretrained, resnet_like
+from deploykit.models import ResNet, resnet_like
 from deploykit.pruning.blocks import prune_blocks
 from deploykit.recorded import recorded, write_recorded
 from deploykit.training import evaluate, fit, muon
@@ -27,16 +26,13 @@ from deploykit.training import evaluate, fit, muon
 
 def main() -> None:
     """Remove the blocks, fine-tune, record and print the table."""
-    arguments = parser(__doc__)
+    arguments = parser_of_taught(__doc__, temperature=2.0)
     arguments.add_argument("--blocks", type=int, nargs="+", required=True, help="numbers of blocks to remove, from 0")
-    arguments.add_argument("--teacher", help="a pretrained network; when not given, the unpruned one")
-    arguments.add_argument("--temperature", type=float, default=2.0)
     given = arguments.parse_args()
-    work = task(given, "block-pruning")
-    teacher = load_pretrained(given.teacher, work.dataset.name) if given.teacher else work.full
+    work = task(given, "block-pruning", teachers=given.teachers)
     names = [f"blocks.{number}" for number in given.blocks]
     network = resnet_like(cast("ResNet", prune_blocks(work.full, names, example_input=EXAMPLE)))
-    loss = ResponseLoss(teacher, given.temperature, given.alpha)
+    loss = work.response_loss(given)
     folder = work.out / f"{given.model}-minus{len(names)}blocks-{work.dataset.name}"
     folder.mkdir(parents=True, exist_ok=True)
     before = evaluate(work.full, work.judging)
@@ -57,7 +53,7 @@ def main() -> None:
     write_network(
         network, folder,
         description=f"{described[0].upper()}{described[1:]}: {given.model} without {', '.join(names)}, fine-tuned with "
-        f"{given.teacher or 'the unpruned network'} as teacher.",
+        f"{' and '.join(given.teachers or ['the unpruned network'])} as teacher.",
         recipe={
             "optimizer": "muon", "peak_lr": given.peak_lr, "schedule": "one-cycle to 0, warm-up 10%",
             "loss": repr(loss), "epochs": given.epochs,
@@ -68,8 +64,9 @@ def main() -> None:
         print(f"a trial: network in {work.out}, nothing recorded")
         return
     what = f"{given.model} on {work.dataset.name} without {', '.join(names)}, against the unpruned network"
-    write_recorded(f"block-pruning-{given.model}", rows, what=what, command=command())
-    print(recorded(f"block-pruning-{given.model}"))
+    name = f"block-pruning-{given.model}" + (f"-minus{len(names)}" if given.teachers else "")
+    write_recorded(name, rows, what=what, command=command())
+    print(recorded(name))
 
 
 if __name__ == "__main__":

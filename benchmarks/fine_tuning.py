@@ -7,15 +7,17 @@ import dataclasses
 import datetime as dt
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from teaching import add_teachers, lessons
 
 from deploykit.cards import model_card
 from deploykit.cost import macs, parameters
 from deploykit.data import Batches, Dataset, load_dataset
+from deploykit.distillation import ResponseLoss, Teacher
 from deploykit.machine import machine
 from deploykit.models import Network, load_checkpoint, load_pretrained, save_checkpoint
 from deploykit.places import data_folder
@@ -43,6 +45,14 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
+def parser_of_taught(description: str, *, temperature: float, teachers: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return a parser with what decides who teaches and how, too."""
+    made = parser(description)
+    made.add_argument("--temperature", type=float, default=temperature, help="lower for teachers with label smoothing")
+    add_teachers(made, teachers=teachers)
+    return made
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A network, what it is trained with and what it is judged by.
@@ -52,6 +62,7 @@ class Task:
         dataset: where everything comes from.
         batches: to train on, augmented.
         judging: the test images, or validation images while a recipe is being chosen.
+        teacher: the pretrained network, or the kept answers of the teachers that were named.
         out: folder of the results.
         trial: whether nothing is to be recorded.
     """
@@ -60,25 +71,34 @@ class Task:
     dataset: Dataset
     batches: Batches
     judging: Batches
+    teacher: Teacher
     out: Path
     trial: bool
 
+    def response_loss(self, given: argparse.Namespace) -> ResponseLoss:
+        """Return what a network minimises that learns from labels and the teacher's answers."""
+        return ResponseLoss(self.teacher, given.temperature, given.alpha)
 
-def task(given: argparse.Namespace, name: str) -> Task:
-    """Load what the arguments of :func:`parser` ask for; ``name`` is the folder of trials."""
+
+def task(given: argparse.Namespace, name: str, *, teachers: Sequence[str] = ()) -> Task:
+    """Load what the arguments of :func:`parser` ask for; ``name`` is the folder of trials.
+
+    With ``teachers``, the batches are of some rounds of images, to which their answers are there.
+    """
     dataset = load_dataset(given.dataset)
     part, judged = (dataset.train, dataset.val) if given.split == "train" else (dataset.train_val, dataset.test)
     if given.images is not None:
         part, judged = part.take(given.images), judged.take(given.images)
     trial = given.out is not None or given.split == "train" or given.images is not None
     full = load_checkpoint(given.checkpoint) if given.checkpoint else load_pretrained(given.model, dataset.name)
+    full = full.to(memory_format=torch.channels_last)
+    batches, teacher = lessons(part, dataset, given, itself=full, teachers=teachers)
     return Task(
-        full=full.to(memory_format=torch.channels_last),
+        full=full,
         dataset=dataset,
-        batches=Batches(
-            part, dataset, batch_size=given.batch_size, augment=True, shuffle=True, drop_last=True, seed=given.seed
-        ),
+        batches=batches,
         judging=Batches(judged, dataset, batch_size=500),
+        teacher=teacher,
         out=given.out or (Path("build") / name if trial else data_folder() / "checkpoints"),
         trial=trial,
     )
@@ -113,6 +133,7 @@ def write_network(
     log: TrainingLog, given: argparse.Namespace,
 ) -> None:  # fmt: skip
     """Write a checkpoint folder with weights, widths, model card and log, and delete the state of its training."""
+    teachers = getattr(given, "teachers", ())
     card = model_card(
         name=folder.name.rpartition("-")[0],
         dataset=folder.name.rpartition("-")[2],
@@ -121,6 +142,7 @@ def write_network(
         trained_on=f"{given.split} ({given.images or 'all'} images)",
         recipe={
             **recipe,
+            **({"teachers": f"{', '.join(teachers)}, asked about {given.rounds} epochs"} if teachers else {}),
             "batch_size": given.batch_size,
             "seed": given.seed,
             "augmentation": "random crop with padding 4, horizontal flip",

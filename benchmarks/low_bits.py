@@ -6,8 +6,8 @@
 
 Each number of bits starts from the weights of the one before (Zhuang et al. 2018, "Towards Effective Low-bitwidth
 Convolutional Neural Networks", progressive quantization), the first from the float network, which is also the teacher
-of all. Stopped with Ctrl-C or killed, the same command goes on from where it was. Writes a folder
-MODEL-DATASET-wBaB for each and, unless it is a trial, data/results/low-bits.json.
+of all unless --teachers are named. Stopped with Ctrl-C or killed, the same command goes on from where it was. Writes a
+folder MODEL-DATASET-wBaB for each and, unless it is a trial, data/results/low-bits.json.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from teaching import add_teachers, lessons
 from torch import nn
 
 from deploykit.cards import model_card
@@ -79,6 +80,7 @@ def train(network: Network, batches: Batches, loss: ResponseLoss, given: argpars
         "batch_size": given.batch_size,
         "schedule": f"cosine to 0, warm-up {WARMUP:.0%}",
         "loss": repr(loss),
+        **({"teachers": f"{', '.join(given.teachers)}, asked about {given.rounds} epochs"} if given.teachers else {}),
         "precision": resolve_precision(given.precision, torch.device("cpu")),
         "seed": given.seed,
         "augmentation": "random crop with padding 4, horizontal flip",
@@ -170,6 +172,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--step-lr", type=float, default=0.04, help="of the quantizers' steps")
     parser.add_argument("--alpha", type=float, default=0.9, help="share of the teacher in the loss")
     parser.add_argument("--temperature", type=float, default=4.0)
+    add_teachers(parser)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--seed", type=int, default=0, help="of the batches")
     parser.add_argument("--out", type=Path, help="folder of the results; given, no recorded run is written")
@@ -187,18 +190,15 @@ def main() -> None:
     part, judged = (dataset.train, dataset.val) if given.split == "train" else (dataset.train_val, dataset.test)
     if given.images is not None:
         part, judged = part.take(given.images), judged.take(given.images)
-    batches = Batches(
-        part, dataset,
-        batch_size=given.batch_size, augment=True, shuffle=True, drop_last=True, seed=given.seed,
-    )  # fmt: skip
     calibration = Batches(dataset.train.take(CALIBRATION_IMAGES), dataset, batch_size=128)
     judging = Batches(judged, dataset, batch_size=500)
-    teacher = load_pretrained(given.model, dataset.name).to(memory_format=torch.channels_last)
+    full = load_pretrained(given.model, dataset.name).to(memory_format=torch.channels_last)
+    batches, teacher = lessons(part, dataset, given, itself=full, teachers=given.teachers)
     loss = ResponseLoss(teacher, temperature=given.temperature, alpha=given.alpha)
-    fp32 = evaluate(teacher, judging)
-    latest, rows = copy.deepcopy(teacher), []
+    fp32 = evaluate(full, judging)
+    latest, rows = copy.deepcopy(full), []
     for bits in given.bits:
-        ptq = evaluate(quantized(teacher, calibration, bits), judging)
+        ptq = evaluate(quantized(full, calibration, bits), judging)
         network = quantized(latest, calibration, bits)
         training = train(network, batches, loss, given, bits=bits)
         qat = evaluate(network, judging)

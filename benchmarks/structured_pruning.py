@@ -4,10 +4,10 @@
     python benchmarks/structured_pruning.py resnet56 --speedup 2.1 --arms distilled --epochs 20
     python benchmarks/structured_pruning.py resnet8 --dataset shapes32 --images 640 --epochs 1 --out build/trial
 
-The arms: "distilled" fine-tunes the pruned network with the unpruned one as teacher, "labels" with the labels alone,
-"scratch" trains the same small network from random weights with the epochs of both trainings together. Stopped with
-Ctrl-C or killed, the same command goes on from where it was. Writes a checkpoint folder for each arm and, unless it is
-a trial, data/results/structured-pruning-MODEL-SPEEDUPx.json.
+The arms: "distilled" fine-tunes the pruned network with the unpruned one, or with --teachers, "labels" with the labels
+alone, "scratch" trains the same small network from random weights with the epochs of both trainings together. Stopped
+with Ctrl-C or killed, the same command goes on from where it was. Writes a checkpoint folder for each arm and, unless
+it is a trial, data/results/structured-pruning-MODEL-SPEEDUPx.json.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ import sys
 from typing import cast
 
 import torch
-from fine_tuning import EXAMPLE, STATE, Task, command, judged, parser, task, write_network
+from fine_tuning import EXAMPLE, STATE, Task, command, judged, parser_of_taught, task, write_network
 
 from deploykit.cost import macs
 from deploykit.data import Batches
-from deploykit.distillation import ResponseLoss
 from deploykit.models import ResNet, resnet_like
 from deploykit.pruning.channels import prune_channels
 from deploykit.pruning.plan import PruningPlan
@@ -60,7 +59,7 @@ def arm(name: str, work: Task, plan: PruningPlan, given: argparse.Namespace) -> 
     pruned = resnet_like(cast("ResNet", prune_channels(work.full, plan)))
     labels, start = cross_entropy(label_smoothing=0.1), f"the weights that pruning left of {given.model}"
     if name == "distilled":
-        return Arm(pruned, start, ResponseLoss(work.full, given.temperature, given.alpha), given.epochs, given.peak_lr)
+        return Arm(pruned, start, work.response_loss(given), given.epochs, given.peak_lr)
     if name == "labels":
         return Arm(pruned, start, labels, given.epochs, given.peak_lr)
     torch.manual_seed(given.seed)
@@ -69,15 +68,14 @@ def arm(name: str, work: Task, plan: PruningPlan, given: argparse.Namespace) -> 
 
 def main() -> None:
     """Prune, train one arm after the other, record and print the table."""
-    arguments = parser(__doc__)
+    arguments = parser_of_taught(__doc__, temperature=4.0)
     arguments.add_argument("--speedup", type=float, default=2.0, help="how many times fewer multiply-accumulates")
     arguments.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     arguments.add_argument("--importance", default="l1")
     arguments.add_argument("--scope", default="cost", choices=("global", "layer", "cost"))
-    arguments.add_argument("--temperature", type=float, default=4.0, help="lower for a teacher with label smoothing")
     arguments.add_argument("--first-epochs", type=int, default=60, help="of the unpruned network's training")
     given = arguments.parse_args()
-    work = task(given, "structured-pruning")
+    work = task(given, "structured-pruning", teachers=given.teachers)
     plan = plan_pruning(
         work.full, EXAMPLE,
         target_macs=round(macs(work.full, EXAMPLE) / given.speedup), importance=given.importance, scope=given.scope,

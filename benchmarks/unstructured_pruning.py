@@ -3,9 +3,9 @@
     python benchmarks/unstructured_pruning.py resnet20                                   # 80 and 90 %, hours on a CPU
     python benchmarks/unstructured_pruning.py resnet8 --dataset shapes32 --images 640 --epochs 2 --out build/trial
 
-The sparsity rises along a cubic schedule while the network is fine-tuned with its dense self as teacher. Stopped with
-Ctrl-C or killed, the same command goes on from where it was. Writes a checkpoint folder for each sparsity, with the
-zeros in its weights, and, unless it is a trial, data/results/unstructured-pruning-MODEL.json.
+The sparsity rises along a cubic schedule while the network is fine-tuned with its dense self, or --teachers, as
+teacher. Stopped with Ctrl-C or killed, the same command goes on from where it was. Writes a checkpoint folder for each
+sparsity, with the zeros in its weights, and, unless it is a trial, data/results/unstructured-pruning-MODEL.json.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import sys
 from typing import cast
 
 import torch
-from fine_tuning import STATE, command, judged, parser, task, write_network
+from fine_tuning import STATE, command, judged, parser_of_taught, task, write_network
 
-from deploykit.distillation import ResponseLoss
 from deploykit.models import Network
 from deploykit.pruning.masks import make_permanent
 from deploykit.pruning.schedule import GradualPruning, SparsitySchedule, prepare_gradual_pruning
@@ -28,10 +27,10 @@ from deploykit.training import evaluate, fit, muon
 
 def main() -> None:
     """Train one sparsity after the other, each from the dense network; record and print the table."""
-    arguments = parser(__doc__)
+    arguments = parser_of_taught(__doc__, temperature=4.0)
     arguments.add_argument("--sparsities", type=float, nargs="+", default=[0.8, 0.9])
     given = arguments.parse_args()
-    work = task(given, "unstructured-pruning")
+    work = task(given, "unstructured-pruning", teachers=given.teachers)
     before, rows = evaluate(work.full, work.judging), []
     for sparsity in given.sparsities:
         folder = work.out / f"{given.model}-sparse{100 * sparsity:g}-{work.dataset.name}"
@@ -39,7 +38,7 @@ def main() -> None:
         loss = GradualPruning(
             SparsitySchedule(sparsity),
             steps=given.epochs * len(work.batches),
-            loss=ResponseLoss(work.full, alpha=given.alpha),
+            loss=work.response_loss(given),
         )
         masked = prepare_gradual_pruning(work.full).to(memory_format=torch.channels_last)
         log = fit(

@@ -56,6 +56,16 @@ class TestResNet:
         assert parameters(ResNet(config)) == stem + first + second + third + (8 * 3 + 3)
         assert ResNet(config)(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
 
+    def test_only_the_first_stage_can_do_without_blocks(self) -> None:
+        """It halves nothing; the depth counts what is there, and the size of the maps is that of the later stages."""
+        config = ResNetConfig(stage_widths=(4, 8), block_widths=((), (8, 8)), classes=3)
+        model = ResNet(config)
+
+        assert config.depth == 6
+        assert model.blocks(model.conv(torch.zeros(1, 3, 32, 32))).shape == (1, 8, 16, 16)
+        with pytest.raises(ValueError, match="stages after the first need a block"):
+            ResNetConfig(stage_widths=(4, 8), block_widths=((4,), ()))
+
     def test_a_depth_outside_the_family_is_refused(self) -> None:
         """The message lists the depths there are."""
         with pytest.raises(ValueError, match=r"depth 21 does not exist in this family; use 6n \+ 2: 8, 14, 20"):
@@ -238,6 +248,14 @@ class TestResNetLike:
         assert found.config == ResNetConfig((4, 6), ((4,), (5,)), classes=3)
         assert_close(found(images), shrunk(images), rtol=0, atol=0)
 
+    def test_the_first_stage_can_lose_all_blocks(self, shrunk: ResNet) -> None:
+        """Its channels are then those of the first convolution; the blocks after it are still the second stage's."""
+        shrunk.blocks[0] = shrunk.blocks[1] = nn.Identity()
+        found, images = resnet_like(shrunk), torch.randn(2, 3, 32, 32)
+
+        assert found.config == ResNetConfig((4, 6), ((), (5, 1)), classes=3)
+        assert_close(found(images), shrunk(images), rtol=0, atol=0)
+
     def test_the_network_given_is_not_shared(self, shrunk: ResNet) -> None:
         """Training one leaves the other alone."""
         nn.init.zeros_(resnet_like(shrunk).fc.weight)
@@ -252,6 +270,6 @@ class TestResNetLike:
         shrunk.blocks[0] = nn.ReLU()
         with pytest.raises(ValueError, match=r"blocks\.0 is a ReLU; it must be a BasicBlock or an nn\.Identity"):
             resnet_like(shrunk)
-        shrunk.blocks[0] = shrunk.blocks[1] = nn.Identity()
+        shrunk.blocks[0] = shrunk.blocks[2] = shrunk.blocks[3] = nn.Identity()
         with pytest.raises(ValueError, match="a stage has no block left"):
             resnet_like(shrunk)

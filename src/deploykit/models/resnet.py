@@ -23,7 +23,8 @@ class ResNetConfig(NetworkConfig):
 
     Attributes:
         stage_widths: channels of the residual stream, one number a stage; later stages start with stride 2.
-        block_widths: inner channels of each block (between its two convolutions), one tuple a stage.
+        block_widths: inner channels of each block (between its two convolutions), one tuple a stage. The first may be
+            empty: then the first convolution alone works at full resolution.
         classes: number of logits.
     """
 
@@ -41,9 +42,9 @@ class ResNetConfig(NetworkConfig):
                 f"{len(self.stage_widths)} stage widths and {len(self.block_widths)} stages of blocks; "
                 "give one width and one tuple of block widths for each stage"
             )
-        if any(not isinstance(width, int) or width < 1 for width in widths) or not all(self.block_widths):
+        if any(not isinstance(width, int) or width < 1 for width in widths) or not all(self.block_widths[1:]):
             raise ValueError(
-                f"widths and classes must be whole numbers of at least 1, every stage needs a block: {self}"
+                f"widths and classes must be whole numbers of at least 1, stages after the first need a block: {self}"
             )
 
     @property
@@ -143,26 +144,24 @@ def resnet_like(model: ResNet) -> ResNet:
         A network of its own with the same weights, mode and device, without the replaced blocks.
 
     Raises:
-        ValueError: a block that is neither a :class:`BasicBlock` nor an identity, a stage without any block left, or
-            tensors that fit no configuration.
+        ValueError: a block that is neither a :class:`BasicBlock` nor an identity, a stage after the first without any
+            left, or tensors that fit no configuration.
     """
+    blocks = iter(enumerate(model.blocks))
     stages: list[list[BasicBlock]] = []
-    starts = set(itertools.accumulate(map(len, model.config.block_widths), initial=0))
-    for position, block in enumerate(model.blocks):
-        if position in starts:
-            stages.append([])
-        if isinstance(block, BasicBlock):
-            stages[-1].append(block)
-        elif not isinstance(block, nn.Identity):
-            raise ValueError(  # noqa: TRY004 - a network of the right type with a part that is not
-                f"blocks.{position} is a {type(block).__name__}; it must be a BasicBlock or an nn.Identity"
-            )
-    if not all(stages):
-        raise ValueError(
-            "a stage has no block left; a ResNet needs one in each, with which the later stages halve the size"
-        )
+    for widths in model.config.block_widths:
+        stages.append([])
+        for position, block in itertools.islice(blocks, len(widths)):
+            if isinstance(block, BasicBlock):
+                stages[-1].append(block)
+            elif not isinstance(block, nn.Identity):
+                raise ValueError(  # noqa: TRY004 - a network of the right type with a part that is not
+                    f"blocks.{position} is a {type(block).__name__}; it must be a BasicBlock or an nn.Identity"
+                )
+    if not all(stages[1:]):
+        raise ValueError("a stage has no block left; a ResNet needs one in each after the first, to halve the size")
     config = ResNetConfig(
-        stage_widths=tuple(stage[0].conv2.out_channels for stage in stages),
+        stage_widths=(model.conv.out_channels, *(stage[0].conv2.out_channels for stage in stages[1:])),
         block_widths=tuple(tuple(block.conv1.out_channels for block in stage) for stage in stages),
         classes=model.fc.out_features,
     )

@@ -1,0 +1,73 @@
+"""How good is a small network that was drawn for the processor, when it is taught for long by the best teachers?
+
+    python benchmarks/designed_student.py resnet56 --name resnet10-fast --epochs 140     # two hours on a CPU
+    python benchmarks/designed_student.py resnet56 --name trial --images 640 --epochs 1 --rounds 1 --out build/trial
+
+Few layers, widths that kernels like, and a quarter of the pixels from the first block on: where all kernels are used
+whole, the int8 form takes as long as its multiply-accumulates say. Starts from random weights and learns from the mean
+answer of several teachers. Stopped with Ctrl-C or killed, the same command goes on from where it was. Writes a
+checkpoint folder and, unless it is a trial, data/results/NAME.json.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+import torch
+from fine_tuning import EXAMPLE, STATE, command, judged, parser_of_taught, task, write_network
+
+from deploykit.cost import macs, parameters
+from deploykit.models import ResNet, ResNetConfig
+from deploykit.recorded import recorded, write_recorded
+from deploykit.training import evaluate, fit, muon
+
+
+def main() -> None:
+    """Train, record and print the table."""
+    arguments = parser_of_taught(__doc__, temperature=1.0, teachers=("resnet20x4", "resnet56"))
+    arguments.set_defaults(peak_lr=0.02, epochs=140)
+    arguments.add_argument("--name", required=True, help="of the student")
+    arguments.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 128], help="channels of each stage")
+    arguments.add_argument("--blocks", type=int, nargs="+", default=[0, 1, 2, 1], help="of each stage")
+    given = arguments.parse_args()
+    work = task(given, "designed-student", teachers=given.teachers)
+    torch.manual_seed(given.seed)
+    blocks = tuple((width,) * count for width, count in zip(given.widths, given.blocks, strict=True))
+    network = ResNet(ResNetConfig(tuple(given.widths), blocks))
+    folder = work.out / f"{given.name}-{work.dataset.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    loss = work.response_loss(given)
+    log = fit(
+        network, work.batches,
+        epochs=given.epochs, loss=loss, optimizer=functools.partial(muon, peak_lr=given.peak_lr),
+        schedule="one-cycle", warmup=0.1, checkpoint=folder / STATE, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    accuracy = evaluate(network, work.judging)
+    fewer = {
+        "times_fewer_macs": round(macs(work.full, EXAMPLE) / macs(network, EXAMPLE), 2),
+        "times_fewer_parameters": round(parameters(work.full) / parameters(network), 2),
+    }
+    rows = [fewer | judged(evaluate(work.full, work.judging), accuracy, log)]
+    print(rows[0], flush=True)
+    described = network.config.description
+    write_network(
+        network, folder,
+        description=f"{described[0].upper()}{described[1:]}, drawn for the speed of its int8 form and trained from "
+        f"random weights, with the mean answer of {' and '.join(given.teachers)} as teacher.",
+        recipe={
+            "optimizer": "muon", "peak_lr": given.peak_lr, "schedule": "one-cycle to 0, warm-up 10%",
+            "loss": repr(loss), "epochs": given.epochs,
+        },
+        accuracy=accuracy, log=log, given=given,
+    )  # fmt: skip
+    if work.trial:
+        print(f"a trial: network in {work.out}, nothing recorded")
+        return
+    what = f"{given.name} on {work.dataset.name}, taught by {' and '.join(given.teachers)}, against {given.model}"
+    write_recorded(given.name, rows, what=what, command=command())
+    print(recorded(given.name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Answers of several teachers to images as they are augmented, asked once and kept: long trainings pay for the student.
+
+The teachers answer in int8, through OpenVINO: a teacher is only asked, so everything that makes inference cheap applies
+to it. The mean of their probabilities teaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from deploykit.data import Batches, Dataset, Split
+from deploykit.distillation import CachedTeacher, Teacher, cache_teacher_logits
+from deploykit.export import export_onnx
+from deploykit.models import load_pretrained
+from deploykit.quantization.pt2e import quantize_pt2e
+from deploykit.runtimes import onnxruntime, openvino
+
+CALIBRATION_IMAGES = 256
+
+
+class Rounds(Batches):
+    """Augmented, shuffled batches of which the first ``rounds`` epochs come again and again.
+
+    An image is seen in ``rounds`` ways, so that a teacher can answer them all beforehand. All arguments but ``rounds``
+    are those of :class:`Batches`.
+    """
+
+    def __init__(self, *arguments: Any, rounds: int, **settings: Any) -> None:
+        super().__init__(*arguments, **settings, augment=True, shuffle=True, drop_last=True)
+        self.rounds = rounds
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the batches of an epoch, which are those of one of the first ``rounds``."""
+        return super().epoch(epoch % self.rounds, start)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides what is in the batches, the number of rounds too."""
+        return super().settings() | {"rounds": self.rounds}
+
+
+class Teachers(nn.Module):
+    """The mean of what several pretrained networks hold to be probable, each of them in int8 and asked in batches.
+
+    Their weights in float32 are its own, by which kept answers are recognised; the int8 forms are made when it is first
+    asked.
+    """
+
+    def __init__(self, names: Sequence[str], dataset: Dataset) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict({name: load_pretrained(name, dataset.name) for name in names})
+        self.dataset = dataset
+        self.eval()
+
+    @functools.cached_property
+    def predictors(self) -> list[Callable[[Tensor], Tensor]]:
+        """The int8 forms."""
+        some = Batches(self.dataset.train.take(CALIBRATION_IMAGES), self.dataset, batch_size=CALIBRATION_IMAGES)
+        images = next(iter(some))[0].contiguous()
+        made = []
+        with tempfile.TemporaryDirectory() as folder:
+            for name, network in self.networks.items():
+                quantized = quantize_pt2e(network, [images], quantizer="portable").model
+                file = onnxruntime.save(export_onnx(quantized, images), Path(folder) / f"{name}.onnx")
+                made.append(openvino.load(file))
+        return made
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images, float32 [N, 3, H, W], to logits, float32 [N, classes]: logarithms of the mean probabilities."""
+        probabilities = [predictor(images.contiguous()).softmax(dim=1) for predictor in self.predictors]
+        return torch.stack(probabilities).mean(dim=0).log()
+
+
+def add_teachers(parser: argparse.ArgumentParser, *, teachers: Sequence[str] = ()) -> None:
+    """Add the arguments that say who teaches."""
+    parser.add_argument(
+        "--teachers", nargs="+", default=teachers, help="pretrained networks whose mean answer teaches, not the model's"
+    )
+    parser.add_argument("--rounds", type=int, default=8, help="epochs of images that --teachers are asked about")
+
+
+def lessons(
+    part: Split, dataset: Dataset, given: argparse.Namespace, *, itself: nn.Module, teachers: Sequence[str]
+) -> tuple[Batches, Teacher]:
+    """Return augmented batches to train on, and who teaches: ``itself``, or the kept answers of the teachers.
+
+    Teachers are asked about ``given.rounds`` epochs, which then come again and again; their answers lie in
+    build/answers.
+    """
+    settings = {"batch_size": given.batch_size, "seed": given.seed}
+    if not teachers:
+        return Batches(part, dataset, augment=True, shuffle=True, drop_last=True, **settings), itself
+    batches = Rounds(part, dataset, rounds=given.rounds, **settings)
+    return batches, answers_to(batches, teachers, dataset)
+
+
+def answers_to(batches: Rounds, teachers: Sequence[str], dataset: Dataset) -> CachedTeacher:
+    """Return the teachers' answers to all that is in the batches, from build/answers where they lie there."""
+    name = "-".join([*teachers, *(f"{setting}{value}" for setting, value in batches.settings().items())])
+    file = Path("build/answers") / f"{name}.pt"
+    every = itertools.chain.from_iterable(batches.epoch(number) for number in range(batches.rounds))
+    shown = tqdm(every, desc="answers of the teachers", total=batches.rounds * len(batches), mininterval=5, leave=False)
+    return cache_teacher_logits(Teachers(teachers, dataset), shown, file)
