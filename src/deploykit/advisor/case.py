@@ -11,6 +11,9 @@ from deploykit.advisor.situation import RUNTIMES, Constraints, NetworkProfile, t
 
 # A short fine-tuning on two cores; the recorded run of fifteen epochs took 41 minutes.
 LEAST_TRAINING_MINUTES = 10
+# From random weights: the recorded run of 110 epochs took 90 minutes, and lost 1.97 points.
+LEAST_MINUTES_TO_DRAW = 90
+LEAST_BUDGET_TO_DRAW = 2.0
 # Less than this is not to be had: the recorded removal of three blocks lost 0.46 points.
 LEAST_BUDGET_TO_SHRINK = 0.5
 RUNTIME_NAMES = {
@@ -56,6 +59,13 @@ class Case:
     def shrinks(self) -> bool:
         """Whether the network is made smaller."""
         return self.can_train and self.wanted.budget_points >= LEAST_BUDGET_TO_SHRINK and not self.met
+
+    @property
+    def draws(self) -> bool:
+        """Whether the smaller network is another one, trained from random weights, and not the rest of this one."""
+        wanted = self.wanted
+        allowed = wanted.training_minutes >= LEAST_MINUTES_TO_DRAW and wanted.budget_points >= LEAST_BUDGET_TO_DRAW
+        return self.shrinks and self.profile.kind == "cnn" and allowed
 
     @property
     def can_batch(self) -> bool:

@@ -11,7 +11,7 @@ from deploykit.recorded import recorded, results_folder
 from deploykit.text import with_unit
 
 NETWORKS = ("resnet20", "resnet56", "resnet20x4")  # convolutional, in float32 and int8, x86 with VNNI
-PRUNED = "block-pruning-resnet20"
+PRUNED, DRAWN = "block-pruning-resnet20", "resnet10-fast"
 SINGLE, MANY = 1, 64  # the batches of those runs
 ABSENT = "no recorded run has it"
 FEW_IMAGES = 8  # up to here a batch is like a single image
@@ -82,14 +82,19 @@ def recorded_loss(form: str) -> Effect:
     return Effect("change of accuracy", low, high, "points", f"recorded: {', '.join(found)}")
 
 
-def pruning_loss() -> Effect:
-    """Return what taking out blocks and fine-tuning changed, points, with the recorded interval."""
-    if not (results_folder() / f"{PRUNED}.json").is_file():
-        return Effect("change of accuracy", None, None, "points", f"recorded run {PRUNED} is not here")
-    row = recorded(PRUNED).rows[0]
+def training_loss(run: str) -> Effect:
+    """Return what a smaller network changed once it was trained, points, with the recorded interval.
+
+    Args:
+        run: the recorded run: ``PRUNED``, blocks taken out and the rest fine-tuned, or ``DRAWN``, a network drawn for
+            the processor and trained from random weights.
+    """
+    if not (results_folder() / f"{run}.json").is_file():
+        return Effect("change of accuracy", None, None, "points", f"recorded run {run} is not here")
+    row = recorded(run).rows[0]
     low, high = row["minus_before_points_low"], row["minus_before_points_high"]
     trained = f"{row['epochs']} epochs, {row['minutes']:.0f} minutes"
-    return Effect("change of accuracy", low, high, "points", f"recorded run {PRUNED}: {trained}")
+    return Effect("change of accuracy", low, high, "points", f"recorded run {run}: {trained}")
 
 
 def claim_effect(claim_id: str, *, here: bool = True) -> Effect:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from deploykit.advisor.case import RUNTIME_NAMES, Case
 from deploykit.advisor.effects import (
+    DRAWN,
+    PRUNED,
     Effect,
     claim_effect,
-    pruning_loss,
     recorded_batching,
     recorded_loss,
     recorded_speed,
+    training_loss,
 )
 from deploykit.advisor.plan import Step
 
@@ -40,22 +42,26 @@ def shrink(case: Case) -> Step:
         why = "A narrower or shallower network of the same kind has fewer calls, fewer bytes and less arithmetic."
         effect = (claim_effect("teacher-should-be-clearly-better", here=case.is_here),)
         return Step("damage", "Take a smaller network as student", why, effect, "08", "deploykit.models.build", "name")
+    if case.draws:
+        why = "Few layers and most of the work on few pixels: quicker than what pruning leaves, for more points."
+        call = ("deploykit.models.ResNet", "config")
+        return Step("damage", "Draw a small network for the processor", why, (training_loss(DRAWN),), "13", *call)
     why = "Whole blocks leave the widths that kernels like, and save calls, bytes and arithmetic alike."
-    effects = (claim_effect("combined-beats-either-alone", here=case.is_here), pruning_loss())
+    effects = (claim_effect("combined-beats-either-alone", here=case.is_here), training_loss(PRUNED))
     call = ("deploykit.pruning.blocks.prune_blocks", "model, names, example_input=images[:1]")
     return Step("damage", "Take out the blocks that are missed least", why, effects, "13", *call)
 
 
 def teach(case: Case) -> Step:
     """Mend it."""
-    labelled = case.wanted.data == "labelled"
-    claim = "distillation-beats-labels" if labelled else "teacher-labels-replace-labels"
-    why = "The unpruned network is a teacher that costs nothing, and after int8 nothing can be mended any more."
+    labelled, remembers = case.wanted.data == "labelled", case.profile.kind == "cnn" and not case.draws
+    with_labels = "original-mends-what-pruning-broke" if remembers else "distillation-beats-labels"
+    claim = with_labels if labelled else "teacher-labels-replace-labels"
+    why = "The network that is there is a teacher that costs nothing, and after int8 nothing can be mended any more."
     arguments = "teacher=model" if labelled else "teacher=model, alpha=1.0"  # without labels only the teacher counts
     call = ("deploykit.distillation.ResponseLoss", arguments)
-    return Step(
-        "learn", "Fine-tune with the original as teacher", why, (claim_effect(claim, here=case.is_here),), "08", *call
-    )
+    what = f"{'Fine-tune' if remembers else 'Train it'} with the original as teacher"
+    return Step("learn", what, why, (claim_effect(claim, here=case.is_here),), "08", *call)
 
 
 def train_through_rounding(case: Case) -> Step:
