@@ -11,17 +11,15 @@ unless it is a trial, data/results/block-pruning-MODEL.json.
 
 from __future__ import annotations
 
-import functools
-import sys
 from typing import cast
 
-from fine_tuning import EXAMPLE, STATE, command, judged, parser_of_taught, task, write_network
+from fine_tuning import EXAMPLE, command, judged, parser_of_taught, task, trained, write_network
 
 from deploykit.cost import macs, parameters
 from deploykit.models import ResNet, resnet_like
 from deploykit.pruning.blocks import prune_blocks
 from deploykit.recorded import recorded, write_recorded
-from deploykit.training import evaluate, fit, muon
+from deploykit.training import evaluate
 
 
 def main() -> None:
@@ -34,13 +32,8 @@ def main() -> None:
     network = resnet_like(cast("ResNet", prune_blocks(work.full, names, example_input=EXAMPLE)))
     loss = work.response_loss(given)
     folder = work.out / f"{given.model}-minus{len(names)}blocks-{work.dataset.name}"
-    folder.mkdir(parents=True, exist_ok=True)
     before = evaluate(work.full, work.judging)
-    log = fit(
-        network, work.batches,
-        epochs=given.epochs, loss=loss, optimizer=functools.partial(muon, peak_lr=given.peak_lr),
-        schedule="one-cycle", warmup=0.1, checkpoint=folder / STATE, progress=sys.stderr.isatty(),
-    )  # fmt: skip
+    log, recipe = trained(network, loss, work, folder, epochs=given.epochs, peak_lr=given.peak_lr)
     accuracy = evaluate(network, work.judging)
     fewer = {
         "blocks_removed": len(names),
@@ -54,10 +47,7 @@ def main() -> None:
         network, folder,
         description=f"{described[0].upper()}{described[1:]}: {given.model} without {', '.join(names)}, fine-tuned with "
         f"{' and '.join(given.teachers or ['the unpruned network'])} as teacher.",
-        recipe={
-            "optimizer": "muon", "peak_lr": given.peak_lr, "schedule": "one-cycle to 0, warm-up 10%",
-            "loss": repr(loss), "epochs": given.epochs,
-        },
+        recipe=recipe,
         accuracy=accuracy, log=log, given=given,
     )  # fmt: skip
     if work.trial:

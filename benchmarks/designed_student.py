@@ -11,16 +11,13 @@ checkpoint folder and, unless it is a trial, data/results/NAME.json.
 
 from __future__ import annotations
 
-import functools
-import sys
-
 import torch
-from fine_tuning import EXAMPLE, STATE, command, judged, parser_of_taught, task, write_network
+from fine_tuning import EXAMPLE, command, judged, parser_of_taught, task, trained, write_network
 
 from deploykit.cost import macs, parameters
 from deploykit.models import ResNet, ResNetConfig
 from deploykit.recorded import recorded, write_recorded
-from deploykit.training import evaluate, fit, muon
+from deploykit.training import evaluate
 
 
 def main() -> None:
@@ -36,13 +33,8 @@ def main() -> None:
     blocks = tuple((width,) * count for width, count in zip(given.widths, given.blocks, strict=True))
     network = ResNet(ResNetConfig(tuple(given.widths), blocks))
     folder = work.out / f"{given.name}-{work.dataset.name}"
-    folder.mkdir(parents=True, exist_ok=True)
     loss = work.response_loss(given)
-    log = fit(
-        network, work.batches,
-        epochs=given.epochs, loss=loss, optimizer=functools.partial(muon, peak_lr=given.peak_lr),
-        schedule="one-cycle", warmup=0.1, checkpoint=folder / STATE, progress=sys.stderr.isatty(),
-    )  # fmt: skip
+    log, recipe = trained(network, loss, work, folder, epochs=given.epochs, peak_lr=given.peak_lr)
     accuracy = evaluate(network, work.judging)
     fewer = {
         "times_fewer_macs": round(macs(work.full, EXAMPLE) / macs(network, EXAMPLE), 2),
@@ -55,10 +47,7 @@ def main() -> None:
         network, folder,
         description=f"{described[0].upper()}{described[1:]}, drawn for the speed of its int8 form and trained from "
         f"random weights, with the mean answer of {' and '.join(given.teachers)} as teacher.",
-        recipe={
-            "optimizer": "muon", "peak_lr": given.peak_lr, "schedule": "one-cycle to 0, warm-up 10%",
-            "loss": repr(loss), "epochs": given.epochs,
-        },
+        recipe=recipe,
         accuracy=accuracy, log=log, given=given,
     )  # fmt: skip
     if work.trial:

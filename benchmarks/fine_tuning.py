@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime as dt
+import functools
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from teaching import add_teachers, lessons
+from torch import nn
 
 from deploykit.cards import model_card
 from deploykit.cost import macs, parameters
@@ -22,7 +24,7 @@ from deploykit.machine import machine
 from deploykit.models import Network, load_checkpoint, load_pretrained, save_checkpoint
 from deploykit.places import data_folder
 from deploykit.significance import paired_difference
-from deploykit.training import Accuracy, TrainingLog
+from deploykit.training import Accuracy, Loss, TrainingLog, fit, muon
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 STATE = "training-state.pt"
@@ -102,6 +104,23 @@ def task(given: argparse.Namespace, name: str, *, teachers: Sequence[str] = ()) 
         out=given.out or (Path("build") / name if trial else data_folder() / "checkpoints"),
         trial=trial,
     )
+
+
+def trained(
+    network: nn.Module, loss: Loss, work: Task, folder: Path, *, epochs: int, peak_lr: float
+) -> tuple[TrainingLog, dict[str, Any]]:
+    """Train in place; return the log and the recipe. The state lies in ``folder``, where the next run finds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = fit(
+        network, work.batches,
+        epochs=epochs, loss=loss, optimizer=functools.partial(muon, peak_lr=peak_lr),
+        schedule="one-cycle", warmup=0.1, checkpoint=folder / STATE, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    recipe = {
+        "optimizer": "muon", "peak_lr": peak_lr, "schedule": "one-cycle to 0, warm-up 10%",
+        "loss": repr(loss), "epochs": epochs,
+    }  # fmt: skip
+    return log, recipe
 
 
 def judged(full: Accuracy, found: Accuracy, log: TrainingLog) -> dict[str, Any]:

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
-import sys
 from typing import cast
 
 import torch
-from fine_tuning import EXAMPLE, STATE, Task, command, judged, parser_of_taught, task, write_network
+from fine_tuning import EXAMPLE, Task, command, judged, parser_of_taught, task, trained, write_network
 
 from deploykit.cost import macs
 from deploykit.data import Batches
@@ -28,7 +26,7 @@ from deploykit.pruning.channels import prune_channels
 from deploykit.pruning.plan import PruningPlan
 from deploykit.pruning.planning import plan_pruning
 from deploykit.recorded import recorded, write_recorded
-from deploykit.training import Loss, cross_entropy, evaluate, fit, muon
+from deploykit.training import Loss, cross_entropy, evaluate
 
 ARMS = ("distilled", "labels", "scratch")
 SCORED_IMAGES = 1024  # for the criteria that need gradients
@@ -87,12 +85,7 @@ def main() -> None:
         one = arm(name, work, plan, given)
         suffix = "" if name == "distilled" else f"-{name}"
         folder = work.out / f"{given.model}-pruned{given.speedup:g}x{suffix}-{work.dataset.name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        log = fit(
-            one.network, work.batches,
-            epochs=one.epochs, loss=one.loss, optimizer=functools.partial(muon, peak_lr=one.peak_lr),
-            schedule="one-cycle", warmup=0.1, checkpoint=folder / STATE, progress=sys.stderr.isatty(),
-        )  # fmt: skip
+        log, recipe = trained(one.network, one.loss, work, folder, epochs=one.epochs, peak_lr=one.peak_lr)
         accuracy = evaluate(one.network, work.judging)
         fewer = {
             "times_fewer_macs": round(plan.macs[0] / plan.macs[1], 2),
@@ -105,10 +98,7 @@ def main() -> None:
             one.network, folder,
             description=f"{described[0].upper()}{described[1:]}: {given.model} with {given.speedup:g}x fewer "
             f"multiply-accumulates, trained from {one.start}.",
-            recipe={
-                "importance": f"{given.importance}, scope {given.scope}", "optimizer": "muon", "peak_lr": one.peak_lr,
-                "schedule": "one-cycle to 0, warm-up 10%", "loss": repr(one.loss), "epochs": one.epochs,
-            },
+            recipe={"importance": f"{given.importance}, scope {given.scope}"} | recipe,
             accuracy=accuracy, log=log, given=given,
         )  # fmt: skip
     if work.trial:

@@ -10,19 +10,17 @@ sparsity, with the zeros in its weights, and, unless it is a trial, data/results
 
 from __future__ import annotations
 
-import functools
-import sys
 from typing import cast
 
 import torch
-from fine_tuning import STATE, command, judged, parser_of_taught, task, write_network
+from fine_tuning import command, judged, parser_of_taught, task, trained, write_network
 
 from deploykit.models import Network
 from deploykit.pruning.masks import make_permanent
 from deploykit.pruning.schedule import GradualPruning, SparsitySchedule, prepare_gradual_pruning
 from deploykit.pruning.sparsity import sparsity_report
 from deploykit.recorded import recorded, write_recorded
-from deploykit.training import evaluate, fit, muon
+from deploykit.training import evaluate
 
 
 def main() -> None:
@@ -34,18 +32,13 @@ def main() -> None:
     before, rows = evaluate(work.full, work.judging), []
     for sparsity in given.sparsities:
         folder = work.out / f"{given.model}-sparse{100 * sparsity:g}-{work.dataset.name}"
-        folder.mkdir(parents=True, exist_ok=True)
         loss = GradualPruning(
             SparsitySchedule(sparsity),
             steps=given.epochs * len(work.batches),
             loss=work.response_loss(given),
         )
         masked = prepare_gradual_pruning(work.full).to(memory_format=torch.channels_last)
-        log = fit(
-            masked, work.batches,
-            epochs=given.epochs, loss=loss, optimizer=functools.partial(muon, peak_lr=given.peak_lr),
-            schedule="one-cycle", warmup=0.1, checkpoint=folder / STATE, progress=sys.stderr.isatty(),
-        )  # fmt: skip
+        log, recipe = trained(masked, loss, work, folder, epochs=given.epochs, peak_lr=given.peak_lr)
         network = cast("Network", make_permanent(masked))
         accuracy, reached = evaluate(network, work.judging), sparsity_report(network).sparsity
         rows.append({"sparsity": round(reached, 4)} | judged(before, accuracy, log))
@@ -54,10 +47,7 @@ def main() -> None:
             network, folder,
             description=f"{given.model} with {reached:.1%} of the weights of its convolutions and its linear layer at "
             "0, as dense tensors; `deploykit.pruning.sparse_files` makes a small file of it.",
-            recipe={
-                "optimizer": "muon", "peak_lr": given.peak_lr, "schedule": "one-cycle to 0, warm-up 10%",
-                "loss": repr(loss), "epochs": given.epochs,
-            },
+            recipe=recipe,
             accuracy=accuracy, log=log, given=given,
         )  # fmt: skip
     if work.trial:
