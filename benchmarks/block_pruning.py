@@ -6,16 +6,15 @@
 
 Blocks of high resolution cost as many multiply-accumulates as others and more time (notebook 06). The widths stay what
 kernels like. Stopped with Ctrl-C or killed, the same command goes on from where it was. Writes a checkpoint folder and,
-unless it is a trial, data/results/block-pruning-MODEL.json.
+unless it is a trial, data/results/block-pruning-MODEL.json, with --teachers block-pruning-MODEL-minusN.json.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
-from fine_tuning import EXAMPLE, command, judged, parser_of_taught, task, trained, write_network
+from fine_tuning import EXAMPLE, command, fewer, judged, parser_of_taught, task, trained, write_network
 
-from deploykit.cost import macs, parameters
 from deploykit.models import ResNet, resnet_like
 from deploykit.pruning.blocks import prune_blocks
 from deploykit.recorded import recorded, write_recorded
@@ -27,7 +26,7 @@ def main() -> None:
     arguments = parser_of_taught(__doc__, temperature=2.0)
     arguments.add_argument("--blocks", type=int, nargs="+", required=True, help="numbers of blocks to remove, from 0")
     given = arguments.parse_args()
-    work = task(given, "block-pruning", teachers=given.teachers)
+    work = task(given, "block-pruning")
     names = [f"blocks.{number}" for number in given.blocks]
     network = resnet_like(cast("ResNet", prune_blocks(work.full, names, example_input=EXAMPLE)))
     loss = work.response_loss(given)
@@ -35,12 +34,7 @@ def main() -> None:
     before = evaluate(work.full, work.judging)
     log, recipe = trained(network, loss, work, folder, epochs=given.epochs, peak_lr=given.peak_lr)
     accuracy = evaluate(network, work.judging)
-    fewer = {
-        "blocks_removed": len(names),
-        "times_fewer_macs": round(macs(work.full, EXAMPLE) / macs(network, EXAMPLE), 2),
-        "times_fewer_parameters": round(parameters(work.full) / parameters(network), 2),
-    }
-    rows = [fewer | judged(before, accuracy, log)]
+    rows = [{"blocks_removed": len(names)} | fewer(work.full, network) | judged(before, accuracy, log)]
     print(rows[0], flush=True)
     described = network.config.description
     write_network(

@@ -18,11 +18,11 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from portable import Made, calibration_images, in_every_runtime
 from quantization import size_kib
 from torch import Tensor, nn
 
@@ -41,9 +41,6 @@ EAGER, FLOAT32 = f"{LARGE}, PyTorch eager", f"{LARGE}, OpenVINO float32"
 SMALL = (
     "resnet20", "resnet20-minus2blocks", "resnet20-minus3blocks", "resnet20-pruned2x", "resnet10-fast", "resnet8",
 )  # fmt: skip
-CALIBRATION_IMAGES = 256
-
-Made = tuple[Callable[[Tensor], Tensor], Path]
 
 
 def nncf_by_one_call(source: Path, images: Tensor, folder: Path) -> Made:
@@ -114,13 +111,6 @@ def olive_by_workflow(source: Path, images: Tensor, folder: Path) -> Made:
     return onnxruntime.load(file), file
 
 
-def in_every_runtime(name: str, images: Tensor, folder: Path) -> Made:
-    """Return a network of the course in int8, from the ONNX file that ONNX Runtime, OpenVINO and Inductor take."""
-    quantized = quantize_pt2e(load_pretrained(name, "cifar10"), [images], quantizer="portable").model
-    file = onnxruntime.save(export_onnx(quantized, images), folder / f"{name}.onnx")
-    return openvino.load(file), file
-
-
 def forms(images: Tensor, folder: Path) -> dict[str, Made]:
     """Return every contestant with its file, the baseline first."""
     large = load_pretrained(LARGE, "cifar10")
@@ -131,7 +121,10 @@ def forms(images: Tensor, folder: Path) -> dict[str, Made]:
     if importlib.util.find_spec("olive"):
         made[f"{LARGE}, Olive's workflow"] = olive_by_workflow(source, images, folder)
     made[f"{LARGE}, torchao, compiled"] = torchao_by_one_call(large, images, folder)
-    return made | {f"{name}, int8 in OpenVINO": in_every_runtime(name, images, folder) for name in (LARGE, *SMALL)}
+    for name in (LARGE, *SMALL):
+        small = in_every_runtime(load_pretrained(name, "cifar10"), images, folder / f"{name}.onnx")
+        made[f"{name}, int8 in OpenVINO"] = small
+    return made
 
 
 def speeds(trial: Comparison, name: str) -> dict[str, float]:
@@ -149,8 +142,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=60.0, help="for each of the two comparisons of speed")
     given = arguments.parse_args()
     dataset = load_dataset("cifar10")
-    some = dataset.train.take(CALIBRATION_IMAGES)
-    images = next(iter(Batches(some, dataset, batch_size=CALIBRATION_IMAGES)))[0].contiguous()
+    images = calibration_images(dataset)
     test = Batches(dataset.test, dataset, batch_size=250)
     with tempfile.TemporaryDirectory() as folder:
         made = forms(images, Path(folder))

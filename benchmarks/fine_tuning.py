@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from teaching import add_teachers, lessons
+from teaching import add_teachers, lessons, who_taught
 from torch import nn
 
 from deploykit.cards import model_card
@@ -44,6 +44,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--alpha", type=float, default=0.9, help="share of the teacher in the loss")
     made.add_argument("--seed", type=int, default=0, help="of the batches and of random weights")
     made.add_argument("--out", type=Path, help="folder of the results; given, no recorded run is written")
+    made.set_defaults(teachers=())  # parser_of_taught lets them be named
     return made
 
 
@@ -82,10 +83,10 @@ class Task:
         return ResponseLoss(self.teacher, given.temperature, given.alpha)
 
 
-def task(given: argparse.Namespace, name: str, *, teachers: Sequence[str] = ()) -> Task:
+def task(given: argparse.Namespace, name: str) -> Task:
     """Load what the arguments of :func:`parser` ask for; ``name`` is the folder of trials.
 
-    With ``teachers``, the batches are of some rounds of images, to which their answers are there.
+    Where teachers are named, the batches are of some rounds of images, to which their answers are there.
     """
     dataset = load_dataset(given.dataset)
     part, judged = (dataset.train, dataset.val) if given.split == "train" else (dataset.train_val, dataset.test)
@@ -94,7 +95,7 @@ def task(given: argparse.Namespace, name: str, *, teachers: Sequence[str] = ()) 
     trial = given.out is not None or given.split == "train" or given.images is not None
     full = load_checkpoint(given.checkpoint) if given.checkpoint else load_pretrained(given.model, dataset.name)
     full = full.to(memory_format=torch.channels_last)
-    batches, teacher = lessons(part, dataset, given, itself=full, teachers=teachers)
+    batches, teacher = lessons(part, dataset, given, itself=full)
     return Task(
         full=full,
         dataset=dataset,
@@ -121,6 +122,14 @@ def trained(
         "loss": repr(loss), "epochs": epochs,
     }  # fmt: skip
     return log, recipe
+
+
+def fewer(full: nn.Module, network: nn.Module) -> dict[str, float]:
+    """Return how many times fewer multiply-accumulates and parameters a network has than the full one."""
+    return {
+        "times_fewer_macs": round(macs(full, EXAMPLE) / macs(network, EXAMPLE), 2),
+        "times_fewer_parameters": round(parameters(full) / parameters(network), 2),
+    }
 
 
 def judged(full: Accuracy, found: Accuracy, log: TrainingLog) -> dict[str, Any]:
@@ -152,7 +161,6 @@ def write_network(
     log: TrainingLog, given: argparse.Namespace,
 ) -> None:  # fmt: skip
     """Write a checkpoint folder with weights, widths, model card and log, and delete the state of its training."""
-    teachers = getattr(given, "teachers", ())
     card = model_card(
         name=folder.name.rpartition("-")[0],
         dataset=folder.name.rpartition("-")[2],
@@ -161,7 +169,7 @@ def write_network(
         trained_on=f"{given.split} ({given.images or 'all'} images)",
         recipe={
             **recipe,
-            **({"teachers": f"{', '.join(teachers)}, asked about {given.rounds} epochs"} if teachers else {}),
+            **who_taught(given),
             "batch_size": given.batch_size,
             "seed": given.seed,
             "augmentation": "random crop with padding 4, horizontal flip",

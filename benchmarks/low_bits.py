@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from teaching import add_teachers, lessons
+from teaching import add_teachers, lessons, who_taught
 from torch import nn
 
 from deploykit.cards import model_card
@@ -80,7 +80,7 @@ def train(network: Network, batches: Batches, loss: ResponseLoss, given: argpars
         "batch_size": given.batch_size,
         "schedule": f"cosine to 0, warm-up {WARMUP:.0%}",
         "loss": repr(loss),
-        **({"teachers": f"{', '.join(given.teachers)}, asked about {given.rounds} epochs"} if given.teachers else {}),
+        **who_taught(given),
         "precision": resolve_precision(given.precision, torch.device("cpu")),
         "seed": given.seed,
         "augmentation": "random crop with padding 4, horizontal flip",
@@ -193,7 +193,7 @@ def main() -> None:
     calibration = Batches(dataset.train.take(CALIBRATION_IMAGES), dataset, batch_size=128)
     judging = Batches(judged, dataset, batch_size=500)
     full = load_pretrained(given.model, dataset.name).to(memory_format=torch.channels_last)
-    batches, teacher = lessons(part, dataset, given, itself=full, teachers=given.teachers)
+    batches, teacher = lessons(part, dataset, given, itself=full)
     loss = ResponseLoss(teacher, temperature=given.temperature, alpha=given.alpha)
     fp32 = evaluate(full, judging)
     latest, rows = copy.deepcopy(full), []

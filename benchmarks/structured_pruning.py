@@ -73,7 +73,7 @@ def main() -> None:
     arguments.add_argument("--scope", default="cost", choices=("global", "layer", "cost"))
     arguments.add_argument("--first-epochs", type=int, default=60, help="of the unpruned network's training")
     given = arguments.parse_args()
-    work = task(given, "structured-pruning", teachers=given.teachers)
+    work = task(given, "structured-pruning")
     plan = plan_pruning(
         work.full, EXAMPLE,
         target_macs=round(macs(work.full, EXAMPLE) / given.speedup), importance=given.importance, scope=given.scope,

@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from portable import calibration_images, in_every_runtime
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from deploykit.data import Batches, Dataset, Split
 from deploykit.distillation import CachedTeacher, Teacher, cache_teacher_logits
-from deploykit.export import export_onnx
 from deploykit.models import load_pretrained
-from deploykit.quantization.pt2e import quantize_pt2e
-from deploykit.runtimes import onnxruntime, openvino
-
-CALIBRATION_IMAGES = 256
 
 
 class Rounds(Batches):
@@ -64,15 +60,10 @@ class Teachers(nn.Module):
     @functools.cached_property
     def predictors(self) -> list[Callable[[Tensor], Tensor]]:
         """The int8 forms."""
-        some = Batches(self.dataset.train.take(CALIBRATION_IMAGES), self.dataset, batch_size=CALIBRATION_IMAGES)
-        images = next(iter(some))[0].contiguous()
-        made = []
+        images = calibration_images(self.dataset)
         with tempfile.TemporaryDirectory() as folder:
-            for name, network in self.networks.items():
-                quantized = quantize_pt2e(network, [images], quantizer="portable").model
-                file = onnxruntime.save(export_onnx(quantized, images), Path(folder) / f"{name}.onnx")
-                made.append(openvino.load(file))
-        return made
+            files = {Path(folder) / f"{name}.onnx": network for name, network in self.networks.items()}
+            return [in_every_runtime(network, images, file)[0] for file, network in files.items()]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images, float32 [N, 3, H, W], to logits, float32 [N, classes]: logarithms of the mean probabilities."""
@@ -88,19 +79,24 @@ def add_teachers(parser: argparse.ArgumentParser, *, teachers: Sequence[str] = (
     parser.add_argument("--rounds", type=int, default=8, help="epochs of images that --teachers are asked about")
 
 
-def lessons(
-    part: Split, dataset: Dataset, given: argparse.Namespace, *, itself: nn.Module, teachers: Sequence[str]
-) -> tuple[Batches, Teacher]:
+def lessons(part: Split, dataset: Dataset, given: argparse.Namespace, *, itself: nn.Module) -> tuple[Batches, Teacher]:
     """Return augmented batches to train on, and who teaches: ``itself``, or the kept answers of the teachers.
 
     Teachers are asked about ``given.rounds`` epochs, which then come again and again; their answers lie in
     build/answers.
     """
     settings = {"batch_size": given.batch_size, "seed": given.seed}
-    if not teachers:
+    if not given.teachers:
         return Batches(part, dataset, augment=True, shuffle=True, drop_last=True, **settings), itself
     batches = Rounds(part, dataset, rounds=given.rounds, **settings)
-    return batches, answers_to(batches, teachers, dataset)
+    return batches, answers_to(batches, given.teachers, dataset)
+
+
+def who_taught(given: argparse.Namespace) -> dict[str, str]:
+    """Return what a recipe says of the teachers that were named; nothing where the network taught itself."""
+    if not given.teachers:
+        return {}
+    return {"teachers": f"{', '.join(given.teachers)}, asked about {given.rounds} epochs"}
 
 
 def answers_to(batches: Rounds, teachers: Sequence[str], dataset: Dataset) -> CachedTeacher:

@@ -28,7 +28,7 @@ def main() -> None:
     arguments = parser_of_taught(__doc__, temperature=4.0)
     arguments.add_argument("--sparsities", type=float, nargs="+", default=[0.8, 0.9])
     given = arguments.parse_args()
-    work = task(given, "unstructured-pruning", teachers=given.teachers)
+    work = task(given, "unstructured-pruning")
     before, rows = evaluate(work.full, work.judging), []
     for sparsity in given.sparsities:
         folder = work.out / f"{given.model}-sparse{100 * sparsity:g}-{work.dataset.name}"

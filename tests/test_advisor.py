@@ -32,9 +32,9 @@ RICH = Constraints("x86-vnni", data="labelled", training_minutes=60)
 
 def every_plan() -> list[tuple[NetworkProfile, Constraints, Plan]]:
     """Return the advice for each kind of network, target, runtime, data, budget, training time and loss of int8."""
-    grid = itertools.product(KINDS, TARGETS, DATA, (0.0, 1.0), (0, 60, 240), (None, 2.0))
+    means = ((0.0, 0), (0.0, 60), (1.0, 0), (1.0, 60), (2.0, 240))  # points that may be lost, minutes of training
     found = []
-    for kind, target, data, budget, minutes, lost in grid:
+    for kind, target, data, (budget, minutes), lost in itertools.product(KINDS, TARGETS, DATA, means, (None, 2.0)):
         if minutes and data == "none":
             continue
         profile = NetworkProfile(kind, {"overhead": 1.0}, int8_loss_points=lost)
