@@ -35,6 +35,9 @@ def broken():
 
 def number():
     return 3
+
+def leave():
+    raise SystemExit(0)
 """
 
 
@@ -156,6 +159,7 @@ class TestMistakes:
             (["resnet8", "--weights", "w.safetensors"], "--weights is for FILE.py:FUNCTION; other models bring"),
             (["resnet21"], "no checkpoint 'resnet21-shapes32' in"),
             (["{code}:broken"], "my_model.py:broken failed with TypeError: "),
+            (["{code}:leave"], "my_model.py:leave failed with SystemExit: 0"),
             (["{code}:nothing"], "my_model.py:nothing failed with AttributeError: "),
             (["{code}:number"], "my_model.py:number returned int; it has to return a torch module"),
             (["{code}:build", "--weights", "{code}"], "my_model.py does not hold the weights of Sequential: "),
@@ -171,6 +175,17 @@ class TestMistakes:
 
         assert (done.exit_code, done.stdout) == (Status.USAGE, "")
         assert words in done.stderr.splitlines()[-1]
+
+    def test_a_folder_that_cannot_be_is_refused_before_anything_is_measured(
+        self, measured: list[object], tmp_path: Path
+    ) -> None:
+        """Not after the minutes that it takes."""
+        (tmp_path / "taken").write_text("a file")
+        done = deploykit("resnet8", "--data", "shapes32", "--out", tmp_path / "taken")
+
+        assert (done.exit_code, done.stdout) == (Status.USAGE, "")
+        assert "taken" in done.stderr
+        assert not measured
 
     def test_a_damaged_file_is_refused(self, tmp_path: Path) -> None:
         """In words, with its name, from the process that opened it."""

@@ -24,6 +24,7 @@ from deploykit.distillation import (
     DistillationLoss,
     FeatureLoss,
     FeatureTap,
+    Outputs,
     RelationLoss,
     ResponseLoss,
     SimilarityLoss,
@@ -108,6 +109,16 @@ def test_alpha_0_is_the_cross_entropy_and_alpha_1_the_teacher_alone(logits: tupl
     assert soft.item() == pytest.approx(float(softened_divergence(*logits, temperature=4.0)), rel=1e-6)
 
 
+def test_with_alpha_1_labels_are_not_looked_at(logits: tuple[Tensor, Tensor]) -> None:
+    """Images without labels can be learned from: -1, or what cross-entropy ignores, must not end in nan or an error."""
+    student, teacher = map(answering, logits)
+    loss = ResponseLoss(teacher, alpha=1.0)
+
+    found = [loss(student, torch.zeros(5, 3, 2, 2), torch.full((5,), missing)).item() for missing in (-1, -100, 0)]
+
+    assert found[0] == found[1] == found[2] > 0
+
+
 def test_a_student_that_equals_its_teacher_has_nothing_to_learn_from_it(logits: tuple[Tensor, Tensor]) -> None:
     """KL of equal answers is 0."""
     student, teacher = answering(logits[0]), answering(logits[0])
@@ -120,15 +131,22 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn_from_it(logits: 
 def test_a_student_cannot_be_its_own_teacher(logits: tuple[Tensor, Tensor]) -> None:
     """The commonest slip: both names stand for one network, whose loss is 0 whatever it does."""
     student = answering(logits[0])
-    loss = ResponseLoss(student)
+    loss, compiled = ResponseLoss(student), torch.compile(student)
+    of_compiled = ResponseLoss(compiled)
+    images = torch.zeros(5, 3, 2, 2)
 
-    for call in (lambda: loss(student, torch.zeros(5, 3, 2, 2), LABELS), lambda: distill(student, loss, fit)):
+    for call in (
+        lambda: loss(student, images, LABELS),
+        lambda: loss(compiled, images, LABELS),
+        lambda: of_compiled(student, images, LABELS),
+        lambda: distill(student, loss, fit),
+    ):
         with pytest.raises(ValueError, match="the student is its own teacher, and agrees with itself"):
             call()
 
 
 def test_gradient_does_not_shrink_with_the_temperature(logits: tuple[Tensor, Tensor]) -> None:
-    """With T² the gradient at T = 40 is that of matching logits, (z - v) / (N K), and not a 1600th of it."""
+    """With T² the gradient at T = 1000 is that of matching logits, (z - v) / (N K), and not a millionth of it."""
     student, teacher = ((one - one.mean(1, keepdim=True)) for one in logits)
     student.requires_grad_()
 
@@ -158,6 +176,16 @@ def test_a_teacher_in_training_mode_is_copied_into_evaluation_mode_with_a_warnin
     assert teacher.training
 
 
+def test_a_teacher_that_goes_into_training_mode_later_is_refused(logits: tuple[Tensor, Tensor]) -> None:
+    """As by ``everything.train()`` at the beginning of an epoch."""
+    student, teacher = map(answering, logits)
+    loss = ResponseLoss(teacher)
+    teacher.train()
+
+    with pytest.raises(ValueError, match=r"the teacher \(Answers\) was put into training mode since; call \.eval\(\)"):
+        loss(student, torch.zeros(5, 3, 2, 2), LABELS)
+
+
 def test_printing_says_the_settings_and_not_the_teacher() -> None:
     """A training is recognised by what its loss prints."""
     assert repr(ResponseLoss(nn.Identity().eval(), alpha=0.5)) == "ResponseLoss(temperature=4.0, alpha=0.5)"
@@ -168,6 +196,7 @@ def test_printing_says_the_settings_and_not_the_teacher() -> None:
     [
         ({"temperature": 0.0}, "temperature is 0.0; logits are divided by it: choose a number above 0"),
         ({"temperature": math.nan}, "temperature is nan; logits are divided by it"),
+        ({"temperature": math.inf}, "temperature is inf; logits are divided by it"),
         ({"alpha": 1.5}, "alpha is 1.5; it is the teacher's share of the loss: choose 0 to 1"),
     ],
 )
@@ -306,6 +335,17 @@ class TestRelations:
 
         assert student.layer.features.grad.isfinite().all()
 
+    def test_two_equal_images_among_others_do_not_blow_the_gradient_up(self) -> None:
+        """Two dead embeddings, which have no direction, weigh nothing; the others' gradient is of ordinary size."""
+        embeddings = features(6, 4, seed=1)
+        embeddings[4] = embeddings[5] = 0
+        student = Maps(embeddings)
+        RelationLoss(Maps(features(6, 4, seed=2)).eval(), {"layer": "layer"})(
+            student, torch.zeros(6, 3, 2, 2), torch.zeros(6, dtype=torch.int64)
+        ).backward()
+
+        assert 1e-4 < student.layer.features.grad.abs().max() < 1
+
     def test_two_images_are_refused(self) -> None:
         """Two points have no angle."""
         with pytest.raises(ValueError, match="a batch of 2 has no angles between images; give at least 3"):
@@ -381,6 +421,21 @@ class TestFeatures:
         assert loss(student, torch.zeros(2, 3, 2, 2), LABELS[:2]).item() == pytest.approx(4)
         assert loss.learned is None
 
+    def test_equal_widths_are_projected_when_asked_to(self) -> None:
+        """With the projection set to the identity the loss is that without; at first it is a random one."""
+        student, teacher = Maps(features(5, 6, 4, 4, seed=1)), Maps(features(5, 6, 4, 4, seed=2)).eval()
+        images = torch.zeros(5, 3, 2, 2)
+        plain, loss = (
+            FeatureLoss(teacher, self.pairs, student=student, images=images, project=project)
+            for project in (False, True)
+        )
+        as_made = loss(student, images, LABELS).item()
+        (matrix,) = loss.learned.parameters()
+        nn.init.dirac_(matrix)
+
+        assert loss(student, images, LABELS).item() == pytest.approx(plain(student, images, LABELS).item(), rel=1e-5)
+        assert as_made != pytest.approx(plain(student, images, LABELS).item(), rel=1e-2)
+
     @pytest.mark.parametrize("places", [(4, 4), ()])
     def test_other_widths_go_through_a_projection(self, places: tuple[int, ...]) -> None:
         """The loss is that of a matrix times the student's channels, place by place; einsum says the same."""
@@ -410,6 +465,22 @@ class TestFeatures:
 
         assert student.training
         assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [AttentionLoss, SimilarityLoss, FeatureLoss])
+def test_gradients_of_losses_on_maps_are_right(kind: type[DistillationLoss]) -> None:
+    """They equal finite differences, in float64."""
+    student, teacher = Maps(features(3, 2, 2, 2, seed=1)), Maps(features(3, 4, 2, 2, seed=2)).eval()
+    shapes = {"student": student, "images": torch.zeros(3, 3, 2, 2)} if kind is FeatureLoss else {}
+    loss = kind(teacher, {"layer": "layer"}, **shapes)
+    if loss.learned is not None:
+        loss.learned.double()
+    wanted = Outputs(torch.zeros(3, 4), {"layer": teacher.layer.features.detach().double()})
+
+    def of_features(found: Tensor) -> Tensor:
+        return loss.from_outputs(Outputs(torch.zeros(3, 4), {"layer": found}), wanted, LABELS[:3])
+
+    assert torch.autograd.gradcheck(of_features, student.layer.features.detach().double().requires_grad_())
 
 
 class TestTap:
@@ -452,6 +523,15 @@ class TestTap:
             FeatureTap(model, ["stem"]),
         ):
             model.fc(torch.zeros(1, 8))
+
+    def test_what_was_heard_before_is_forgotten(self) -> None:
+        """A tap that is used twice does not pass off the first batch for the second."""
+        model = SmallResidual()
+        with (tap := FeatureTap(model, ["stem"])):
+            model(draw(2))
+
+        with pytest.raises(ValueError, match="layer 'stem' was not called in this forward pass"), tap:
+            pass
 
     def test_a_layer_that_returns_no_tensor_is_named(self) -> None:
         """An LSTM returns a tuple."""
@@ -705,6 +785,30 @@ class TestCache:
             cache_teacher_logits(other, lesson, file)
         with pytest.raises(ValueError, match=r"logits\.pt holds answers to other images"):
             cache_teacher_logits(teacher, [(draw(3), LABELS[:3])], file)
+
+    def test_a_teacher_of_other_layers_with_the_same_weights_is_another_one(self, tmp_path: Path) -> None:
+        """Layers without weights count, too."""
+        bare = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+        first, second = (nn.Sequential(*bare, made()).eval() for made in (nn.ReLU, nn.Tanh))
+        batches = [(torch.zeros(2, 3, 32, 32), LABELS[:2])]
+        cache_teacher_logits(first, batches, tmp_path / "logits.pt")
+
+        with pytest.raises(ValueError, match="holds the answers of another teacher"):
+            cache_teacher_logits(second, batches, tmp_path / "logits.pt")
+
+    def test_a_file_of_something_else_and_a_used_up_iterator_are_refused(self, lesson: Batches, tmp_path: Path) -> None:
+        """A checkpoint, a broken file; and a cache that nothing was looked up in."""
+        teacher, file = SmallResidual().eval(), tmp_path / "logits.pt"
+        cache_teacher_logits(teacher, lesson, file)
+        with pytest.raises(ValueError, match="there are no images to ask the teacher about"):
+            cache_teacher_logits(teacher, iter([]), file)
+        for content in (file.read_bytes()[:100], b"no such thing"):
+            file.write_bytes(content)
+            with pytest.raises(ValueError, match=r"logits\.pt is no file of kept answers; delete it, or name another"):
+                cache_teacher_logits(teacher, lesson, file)
+        torch.save(teacher.state_dict(), file)
+        with pytest.raises(ValueError, match=r"logits\.pt is no file of kept answers"):
+            cache_teacher_logits(teacher, lesson, file)
 
     def test_a_teacher_in_training_mode_and_no_images_are_refused(self, tmp_path: Path) -> None:
         """Neither leaves a file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from deploykit.measure import Ratio
 from deploykit.optimize import FORMS, SMALLER, choose, optimize, parse_budget, plan_optimization, run, teach
 from deploykit.optimize.bottleneck import Bottleneck, find_bottleneck
 from deploykit.optimize.choice import verdict
+from deploykit.optimize.folder import origin
 from deploykit.optimize.plan import duration
 from deploykit.rows import Row
 from deploykit.significance import PairedDifference, paired_difference
@@ -346,6 +348,44 @@ def resnet8():
     """Return a network with a block that can go and channels that can; untrained."""
     torch.manual_seed(0)
     return models.build("resnet8", classes=4).eval()
+
+
+class TestOrigin:
+    """What a kept result belongs to; a mistake here hands back another network's."""
+
+    @staticmethod
+    def written(folder: Path, body: str) -> nn.Module:
+        """Build a network from a file whose forward is ``body``; always of the same weights, and printed alike."""
+        folder.mkdir()
+        text = f"from torch import nn\nclass Net(nn.Linear):\n    def forward(self, x):\n        return {body}\n"
+        (folder / "net.py").write_text(text, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location("net", folder / "net.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["net"] = module
+        spec.loader.exec_module(module)
+        torch.manual_seed(0)
+        return module.Net(4, 2).eval()
+
+    def test_another_forward_is_another_network(self, tmp_path, monkeypatch):
+        """The weights, names and printed structure of both are the same."""
+        monkeypatch.setitem(sys.modules, "net", None)
+        data, calibration = coloured(seed=0), torch.zeros(2, 4)
+        hashes = []
+        for folder, body in (("a", "super().forward(x)"), ("b", "super().forward(x)"), ("c", "-super().forward(x)")):
+            hashes.append(origin(self.written(tmp_path / folder, body), calibration, data))
+
+        assert hashes[0] == hashes[1] != hashes[2]
+
+    def test_a_buffer_that_is_not_saved_counts(self):
+        """A mean that is subtracted, for one."""
+        data, calibration = coloured(seed=0), torch.zeros(2, 4)
+        hashes = []
+        for mean in (0.0, 0.0, 1.0):
+            network = nn.Identity()
+            network.register_buffer("mean", torch.tensor(mean), persistent=False)
+            hashes.append(origin(network, calibration, data))
+
+        assert hashes[0] == hashes[1] != hashes[2]
 
 
 class TestSmaller:

@@ -36,7 +36,7 @@ def test_they_choose_what_the_library_chooses(sparsity):
 
 
 def test_zeros_stay_zeros_while_the_sparsity_rises():
-    """Momentum and weight decay move every weight; what was pruned is pruned again, and more with it."""
+    """Momentum and weight decay move every weight; masks of before the step prune again what was pruned, and more."""
     torch.manual_seed(0)
     model = SmallResidual().eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)

@@ -255,6 +255,7 @@ class TestRefused:
                 r"latency is measured for target_latency only; give t",
             ),
             ({"target_latency": 0}, ValueError, r"target_latency is 0; give milliseconds above 0"),
+            ({"target_latency": 1, "scope": "global"}, ValueError, r"scope is 'global', and target_latency goes"),
             ({"ratio": 0.5, "round_to": 0}, ValueError, r"round_to is 0; give 1, or the block size of the kernels"),
             ({"ratio": 0.5, "scope": "all"}, ValueError, r"scope is 'all'; choose one of global, layer, cost"),
             ({"ratio": 0.5, "importance": "l3"}, ValueError, r"importance is 'l3'; choose one of random, l1, l2, bn_"),

@@ -66,6 +66,14 @@ def test_one_channel_goes_and_one_stays(model):
     assert table.kept.tolist() == [7, 1, 7, 1]
 
 
+def test_what_is_measured_was_mended(model):
+    """A network that is put in the place of each pruned one is the one that is measured."""
+    table = pruning_sensitivity(model, images(1), VALIDATION, ratios=(0.5,), mend=lambda _: model)
+
+    assert (table.agreement == 1).all()
+    assert (table.accuracy_drop == 0).all()
+
+
 def test_the_model_is_not_changed(model):
     """Each group is cut in a copy, from the full model."""
     before = state(model)

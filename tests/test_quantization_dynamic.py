@@ -57,7 +57,7 @@ class TestBothBackends:
 
         assert [layer.name for layer in quantized.changed] == ["fc"]
         assert len(quantized.layers) == 10
-        assert set(left(quantized).values()) == {"dynamic quantization has no convolution; quantize it statically"}
+        assert set(left(quantized).values()) == {"dynamic quantization leaves convolutions out; quantize it statically"}
 
     def test_a_model_that_is_itself_a_layer_is_quantized(self, images, backend):
         """There need be no container around it."""

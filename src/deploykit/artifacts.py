@@ -27,7 +27,7 @@ LOGITS_DIMENSIONS = 2  # [N, classes]
 ENDINGS = {"ONNX Runtime": ".onnx", "OpenVINO": ".xml"}
 HINTS = {"bfloat16": "bf16"}  # of OpenVINO; what is not quantized is float32 otherwise
 SHOWN = 3
-# Of ONNX Runtime, by processor; OpenVINO looks for itself. Without VNNI, products of eight bits overflow in pairs.
+# Of ONNX Runtime, by processor: without VNNI, products of eight bits overflow in pairs.
 INT8: dict[str, dict[str, Any]] = {"x86-vnni": {}, "x86": {"reduce_range": True}, "arm": {"target": "arm"}}
 
 

@@ -16,6 +16,8 @@ import copy
 import dataclasses
 import difflib
 import hashlib
+import math
+import pickle
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,7 +65,8 @@ class FeatureTap(contextlib.AbstractContextManager["FeatureTap"]):
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> Self:
-        """Start to listen."""
+        """Start to listen, with nothing heard so far."""
+        self.features = {}
         self._hooks = [layer.register_forward_hook(self._keep(name)) for name, layer in self._layers.items()]
         return self
 
@@ -147,10 +150,14 @@ class DistillationLoss:
             labels: int64 [N].
 
         Raises:
-            ValueError: the student is its own teacher, or what the two return cannot be compared.
+            ValueError: the student is its own teacher, the teacher was put into training mode meanwhile, or what the
+                two return cannot be compared.
         """
-        if _inner(student) is self.teacher:
-            raise ValueError("the student is its own teacher, and agrees with itself; give a copy.deepcopy of it")
+        _refuse_itself(student, self.teacher)
+        if getattr(self.teacher, "training", False):
+            raise ValueError(
+                f"the teacher ({type(self.teacher).__name__}) was put into training mode since; call .eval() on it"
+            )
         with torch.no_grad():
             wanted = _run(self.teacher, self.teacher, [name for _, name in self.layers], images)
         found = _run(student, _inner(student), [name for name, _ in self.layers], images)
@@ -178,14 +185,14 @@ class ResponseLoss(DistillationLoss):
     Args:
         teacher: as for every :class:`DistillationLoss`; any predictor will do.
         temperature: above 0. The higher, the more the wrong classes count.
-        alpha: share of the teacher, 0 to 1; at 0 only the labels count.
+        alpha: share of the teacher, 0 to 1; at 0 only the labels count, at 1 they are not looked at.
 
     Raises:
         ValueError: temperature or alpha out of range; when called, a student with another number of classes.
     """
 
     def __init__(self, teacher: Teacher, temperature: float = 4.0, alpha: float = 0.9) -> None:
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is {temperature}; logits are divided by it: choose a number above 0")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha is {alpha}; it is the teacher's share of the loss: choose 0 to 1")
@@ -203,8 +210,13 @@ class ResponseLoss(DistillationLoss):
                 f"the student answers with logits {tuple(student.logits.shape)} and the teacher with "
                 f"{tuple(teacher.logits.shape)}; distillation of responses needs the same classes in the same order"
             )
-        soft = softened_divergence(student.logits, teacher.logits, temperature=self.temperature)
-        return (1 - self.alpha) * F.cross_entropy(student.logits, labels) + self.alpha * soft
+        parts = []
+        if self.alpha < 1:
+            parts.append((1 - self.alpha) * F.cross_entropy(student.logits, labels))
+        if self.alpha > 0:
+            soft = softened_divergence(student.logits, teacher.logits, temperature=self.temperature)
+            parts.append(self.alpha * soft)
+        return torch.stack(parts).sum()
 
 
 class _PairedLoss(DistillationLoss):
@@ -244,20 +256,31 @@ class _PairedLoss(DistillationLoss):
 class FeatureLoss(_PairedLoss):
     """Mean squared distance between features, the student's through a learned projection (Romero et al. 2015, FitNets).
 
-    Where the numbers of channels differ, a 1x1 convolution (a linear layer for features that are no maps) takes the
-    student's to the teacher's. It is a part of the training and not of the student: see :func:`distill`.
+    Where the numbers of channels differ, or ``project`` asks for it, a 1x1 convolution (a linear layer for features
+    that are no maps) takes the student's to the teacher's. It is a part of the training and not of the student: see
+    :func:`distill`.
 
     Args:
         teacher: a module.
         layers: names of the student's layers to those of the teacher's. Height and width must agree.
         student: what is going to be trained; it is run once to see the shapes and not changed.
         images: a batch for that, float32 [N, C, H, W].
+        project: also where the widths agree. Nothing says that channel 5 of one network means what channel 5 of another
+            one does, unless the student comes from the teacher: pruned, or a copy.
 
     Raises:
         ValueError: layers that do not exist, or whose features no 1x1 convolution can align.
     """
 
-    def __init__(self, teacher: nn.Module, layers: Mapping[str, str], *, student: nn.Module, images: Tensor) -> None:
+    def __init__(
+        self,
+        teacher: nn.Module,
+        layers: Mapping[str, str],
+        *,
+        student: nn.Module,
+        images: Tensor,
+        project: bool = False,
+    ) -> None:
         super().__init__(teacher, layers)
         examined = copy.deepcopy(student).eval()
         with torch.no_grad():
@@ -271,12 +294,12 @@ class FeatureLoss(_PairedLoss):
             made = (
                 nn.Conv2d(inputs, outputs, 1, bias=False) if one.ndim == MAP_DIMENSIONS else nn.Linear(inputs, outputs)
             )
-            projections.append((made if inputs != outputs else nn.Identity()).to(images.device))
+            projections.append((made if project or inputs != outputs else nn.Identity()).to(images.device))
         self._projections = nn.ModuleList(projections)
 
     @property
     def learned(self) -> nn.Module | None:
-        """The projections, one a pair of layers; none where all widths agree."""
+        """The projections, one a pair of layers; none where nothing is projected."""
         return self._projections if any(True for _ in self._projections.parameters()) else None
 
     def _of_pair(self, pair: tuple[str, str], student: Tensor, teacher: Tensor) -> Tensor:
@@ -428,8 +451,7 @@ def distill(student: nn.Module, loss: DistillationLoss, train: Callable[..., Log
     Raises:
         ValueError: the student is its own teacher, or has none of the layers that the loss reads.
     """
-    if student is loss.teacher:
-        raise ValueError("the student is its own teacher, and agrees with itself; give a copy.deepcopy of it")
+    _refuse_itself(student, loss.teacher)
     FeatureTap(student, [name for name, _ in loss.layers])
     return train(student if loss.learned is None else _Together(student, loss.learned), loss=loss)
 
@@ -483,18 +505,20 @@ def cache_teacher_logits(
         path: of the file, written whole or not at all. It is loaded without executing anything (``weights_only``).
 
     Raises:
-        ValueError: the teacher is in training mode, there are no images, or the file belongs to another teacher or to
-            other images.
+        ValueError: the teacher is in training mode, there are no images, or the file belongs to another teacher, to
+            other images, or is something else.
     """
     if any(module.training for module in teacher.modules()):
         raise ValueError(f"the teacher ({type(teacher).__name__}) is in training mode; call .eval() on it")
     path, whose = Path(path), _fingerprint(teacher)
     if path.exists():
-        kept = torch.load(path, weights_only=True)
-        if kept["teacher"] != whose:
+        teacher_then, cached = _kept_answers(path)
+        if teacher_then != whose:
             raise ValueError(f"{path.name} holds the answers of another teacher; delete it, or name another file")
-        cached = CachedTeacher({row.tobytes(): at for at, row in enumerate(kept["digests"].numpy())}, kept["logits"])
-        if not all(cached.knows(images) for images, _ in batches):
+        known = [cached.knows(images) for images, _ in batches]
+        if not known:
+            raise ValueError(NO_IMAGES)
+        if not all(known):
             raise ValueError(f"{path.name} holds answers to other images; delete it, or name another file")
         return cached
     answered: dict[bytes, Tensor] = {}  # an image that comes twice is kept once
@@ -502,7 +526,7 @@ def cache_teacher_logits(
         for images, _ in batches:
             answered.update(zip(_digests(images), teacher(images).float().cpu(), strict=True))
     if not answered:
-        raise ValueError("there are no images to ask the teacher about; an iterator that is used up gives none")
+        raise ValueError(NO_IMAGES)
     rows, logits = {digest: at for at, digest in enumerate(answered)}, torch.stack(list(answered.values()))
     digests = torch.tensor([list(digest) for digest in answered], dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -548,7 +572,10 @@ def cosines(embeddings: Tensor) -> Tensor:
     Returns:
         Float [N, N, N], indexed [i, j, k]; 0 where j or k is i.
     """
-    directions = F.normalize(embeddings[None] - embeddings[:, None], dim=2)
+    differences = embeddings[None] - embeddings[:, None]
+    lengths = differences.norm(dim=2, keepdim=True)
+    # Two equal embeddings have no direction. Divided by a tiny number instead, their gradient would end a training.
+    directions = torch.where(lengths > 0, differences / lengths.clamp_min(EPSILON), 0.0)
     return directions @ directions.transpose(1, 2)
 
 
@@ -569,13 +596,25 @@ def linear_cka(first: Tensor, second: Tensor) -> float:
 MAP_DIMENSIONS = 4  # [N, C, H, W]
 TRIPLET = 3
 EPSILON = 1e-12
+NO_IMAGES = "there are no images to ask the teacher about; an iterator that is used up gives none"
 
 
 def _inner(student: nn.Module) -> nn.Module:
-    """Return the student itself, out of what DistributedDataParallel and :func:`distill` wrap around it."""
-    if isinstance(student, nn.parallel.DistributedDataParallel):
-        student = student.module
-    return student.student if isinstance(student, _Together) else student
+    """Return the student out of what DistributedDataParallel, torch.compile and :func:`distill` wrap around it."""
+    while True:
+        if isinstance(student, nn.parallel.DistributedDataParallel):
+            student = student.module
+        elif isinstance(student, _Together):
+            student = student.student
+        elif isinstance(getattr(student, "_orig_mod", None), nn.Module):
+            student = student._orig_mod  # noqa: SLF001 - the name by which torch.compile keeps what it compiled
+        else:
+            return student
+
+
+def _refuse_itself(student: nn.Module, teacher: Teacher) -> None:
+    if _inner(student) is (_inner(teacher) if isinstance(teacher, nn.Module) else teacher):
+        raise ValueError("the student is its own teacher, and agrees with itself; give a copy.deepcopy of it")
 
 
 def _run(predictor: Teacher, network: Teacher, layers: Iterable[str], images: Tensor) -> Outputs:
@@ -617,9 +656,19 @@ def _digests(images: Tensor) -> list[bytes]:
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
 
 
+def _kept_answers(path: Path) -> tuple[str, CachedTeacher]:
+    """Return whose answers a file holds, and the answers."""
+    try:
+        kept = torch.load(path, weights_only=True)
+        rows = {row.tobytes(): at for at, row in enumerate(kept["digests"].numpy())}
+        return kept["teacher"], CachedTeacher(rows, kept["logits"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path.name} is no file of kept answers; delete it, or name another file") from error
+
+
 def _fingerprint(teacher: nn.Module) -> str:
-    """Return a digest of a network's weights, buffers and their names."""
-    digest = hashlib.sha256(type(teacher).__qualname__.encode())
+    """Return a digest of a network's layers, weights and buffers, and of their names."""
+    digest = hashlib.sha256(repr(teacher).encode())
     for name, tensor in teacher.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())

@@ -138,8 +138,8 @@ def dynamic_int8(case: Case) -> Step:
     """Quantize without images."""
     recurrent = case.profile.kind == "recurrent"
     why = (
-        "No runtime here has integer kernels for exported recurrent layers; PyTorch has, and needs no images. The file "
-        "becomes a quarter; time is gained where the weights are too large for the cache, and may be lost elsewhere."
+        "Static quantization leaves recurrent layers in float; PyTorch has dynamic kernels for them, and needs no "
+        "images. The file becomes a quarter; time is gained where the weights are large, and may be lost elsewhere."
         if recurrent
         else "Its work is in matrix products, which this reaches, and there are no images to calibrate with."
     )

@@ -55,6 +55,8 @@ def benchmark(
     from deploykit import benchmarking
 
     models.refuse_what_is_not_there(model, weights)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # before minutes are spent on what could not be written
     dataset = models.sized_dataset(data, size)
     given = model if model.endswith(".onnx") else models.module_of(model, weights, dataset)
     found = benchmarking.benchmark(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,9 +90,10 @@ def _built(file: Path, function: str, weights: Path | None) -> nn.Module:
     sys.path.insert(0, str(file.resolve().parent))  # as Python does for a program: it may import its neighbours
     sys.modules[spec.name] = module  # dataclasses, and export's traces, look it up there
     try:
-        spec.loader.exec_module(module)
-        built = getattr(module, function)()
-    except Exception as error:
+        with _nothing_written():
+            spec.loader.exec_module(module)
+            built = getattr(module, function)()
+    except (Exception, SystemExit) as error:  # a file that ends the program would end this one, as if all were well
         raise StopError(
             f"{file.name}:{function} failed with {type(error).__name__}: {error}; it is called without arguments and "
             "returns a torch module",
@@ -103,6 +106,16 @@ def _built(file: Path, function: str, weights: Path | None) -> nn.Module:
     if weights is not None:
         _load(built, weights)
     return built
+
+
+@contextlib.contextmanager
+def _nothing_written() -> Iterator[None]:
+    """Import without leaving ``__pycache__`` beside the reader's files."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _load(module: nn.Module, weights: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -35,7 +37,7 @@ def usable(folder: Path) -> Path:
 
 
 def origin(model: nn.Module, calibration: Tensor, dataset: Dataset, *settings: object) -> str:
-    """Return a hash of all that a result is made of: weights, structure, calibration images, data, versions, settings.
+    """Return a hash of all that a result is made of: weights, code, calibration images, data, versions, settings.
 
     Args:
         model: what it is made of.
@@ -48,7 +50,22 @@ def origin(model: nn.Module, calibration: Tensor, dataset: Dataset, *settings: o
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     digest = hashlib.sha256(f"{model}\0{dataset.fingerprint}\0{versions}\0{settings}".encode())
-    for name, tensor in (*model.state_dict().items(), ("", calibration)):
+    for source in _sources(model):
+        digest.update(source)
+    # Buffers that are not saved are no part of the state, and of the answers they are.
+    for name, tensor in (*model.state_dict().items(), *model.named_buffers(), ("", calibration)):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _sources(model: nn.Module) -> Iterator[bytes]:
+    """Iterate over the files in which the classes of the modules are written, but for torch's, which have a version."""
+    files = set()
+    for kind in {type(module) for module in model.modules()}:
+        if not kind.__module__.startswith("torch."):
+            with contextlib.suppress(TypeError, OSError):  # one that was typed in has no file
+                files.add(inspect.getfile(kind))
+    for file in sorted(files):
+        with contextlib.suppress(OSError):
+            yield Path(file).read_bytes()

@@ -12,8 +12,8 @@ def magnitude_masks(model: nn.Module, sparsity: float) -> dict[str, Tensor]:
     """Return which weights of convolutions and linear layers to keep: all but the smallest of the network.
 
     Call it with a sparsity that rises while the network trains, ``final * (1 - (1 - share) ** 3)`` after a
-    share of the steps (Zhu & Gupta 2017, equation 1): a weight that is 0 already is among the smallest and
-    stays pruned.
+    share of the steps (Zhu & Gupta 2017, equation 1), and *before* the step of the optimizer: there a weight
+    that was pruned is still 0, among the smallest, and stays pruned. Momentum moves it in the step.
 
     Args:
         model: is not changed.

@@ -51,7 +51,8 @@ def plan_pruning(
         round_to: the channels that stay are a multiple of it; kernels work in blocks of 8 or 16.
         scope: "global" ranks all channels in one row; "layer" takes the same share of each group; "cost" cuts greedily
             where the least importance is lost for each MAC, or each millisecond, that is saved. When left out, "cost"
-            for ``target_latency`` and "global" otherwise.
+            for ``target_latency``, which takes no other (measured time does not fall with every channel that goes),
+            and "global" otherwise.
         batches: images and labels of the training split, for "taylor" and "hessian".
         loss: ``loss(model, images, labels)``, cross-entropy when left out.
         latency: ``latency(layer, input)``, milliseconds of one layer; with ``target_latency`` only. In eager mode when
@@ -171,3 +172,8 @@ def _check_options(
         raise ValueError(f"round_to is {round_to!r}; give 1, or the block size of the kernels: 8 or 16")
     if scope is not None and scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}; choose one of {', '.join(SCOPES)}")
+    if target_latency is not None and scope not in {None, "cost"}:
+        raise ValueError(
+            f"scope is {scope!r}, and target_latency goes with scope 'cost' only: measured time does not fall with "
+            "every channel, so that a ranking cannot be searched for it"
+        )

@@ -76,7 +76,7 @@ def _weights(module: nn.Module) -> int:
 def _why_float(module: nn.Module) -> str:
     """Say why a layer can be quantized by no backend, or nothing."""
     if isinstance(module, nn.modules.conv._ConvNd):  # noqa: SLF001 - their only base
-        return "dynamic quantization has no convolution; quantize it statically"
+        return "dynamic quantization leaves convolutions out; quantize it statically"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return "a look-up multiplies nothing; store its weights in fewer bits instead"
     if isinstance(module, nn.MultiheadAttention | ATTENTION):
