@@ -606,8 +606,8 @@ def _inner(student: nn.Module) -> nn.Module:
             student = student.module
         elif isinstance(student, _Together):
             student = student.student
-        elif isinstance(getattr(student, "_orig_mod", None), nn.Module):
-            student = student._orig_mod  # noqa: SLF001 - the name by which torch.compile keeps what it compiled
+        elif isinstance(compiled := getattr(student, "_orig_mod", None), nn.Module):  # as torch.compile keeps it
+            student = compiled
         else:
             return student
 
