@@ -7,7 +7,7 @@
 Each number of bits starts from the weights of the one before (Zhuang et al. 2018, "Towards Effective Low-bitwidth
 Convolutional Neural Networks", progressive quantization), the first from the float network, which is also the teacher
 of all unless --teachers are named. Stopped with Ctrl-C or killed, the same command goes on from where it was. Writes a
-folder MODEL-DATASET-wBaB for each and, unless it is a trial, data/results/low-bits.json.
+folder MODEL-DATASET-wBaB for each and, unless it is a trial, data/results/low-bits-B.json.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from deploykit.models import Network, load_pretrained
 from deploykit.places import atomic_write, data_folder
 from deploykit.quantization.low_bit_files import integer_weights, save_low_bits
 from deploykit.quantization.low_bits import parameter_groups, prepare_low_bits
-from deploykit.recorded import recorded, write_recorded
+from deploykit.recorded import write_recorded
 from deploykit.significance import paired_difference
 from deploykit.training import Accuracy, TrainingLog, evaluate, fit, resolve_precision
 
@@ -196,25 +196,27 @@ def main() -> None:
     batches, teacher = lessons(part, dataset, given, itself=full)
     loss = ResponseLoss(teacher, temperature=given.temperature, alpha=given.alpha)
     fp32 = evaluate(full, judging)
-    latest, rows = copy.deepcopy(full), []
+    latest = copy.deepcopy(full)
+    command = shlex.join(["python", "benchmarks/low_bits.py", *sys.argv[1:]])
+    what = (
+        f"{given.model} on {dataset.name} with {{bits}} bits: rounded only (PTQ), trained with the rounding (QAT, LSQ)"
+    )
     for bits in given.bits:
         ptq = evaluate(quantized(full, calibration, bits), judging)
         network = quantized(latest, calibration, bits)
         training = train(network, batches, loss, given, bits=bits)
         qat = evaluate(network, judging)
         write(network, training, qat, given, bits=bits)
-        rows.append(row(bits, network, training.log, fp32=fp32, ptq=ptq, qat=qat))
-        print(rows[-1], flush=True)
+        found = row(bits, network, training.log, fp32=fp32, ptq=ptq, qat=qat)
+        print(found, flush=True)
+        if not trial:
+            write_recorded(f"low-bits-{bits}", [found], what=what.format(bits=bits), command=command)
         # The float weights behind the integers, without the steps: where the next number of bits starts.
         latest.load_state_dict(network.state_dict(), strict=False)
     for bits in given.bits:
         (folder(given, bits) / STATE).unlink(missing_ok=True)  # kept so far: the next bits start from them
     if trial:
         print(f"a trial: networks in {given.out}, nothing recorded")
-        return
-    what = f"{given.model} on {dataset.name} with few bits: rounded only (PTQ) and trained with the rounding (QAT, LSQ)"
-    write_recorded("low-bits", rows, what=what, command=shlex.join(["python", "benchmarks/low_bits.py", *sys.argv[1:]]))
-    print(recorded("low-bits"))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def choose_numbers(
     if target == "nvidia":
         return "float16"
     matrices = kind != "cnn" and runtime in {None, "torch"} and target != "arm"  # what dynamic int8 reaches
-    if kind == "recurrent":  # no runtime has integer kernels for exported recurrent layers
+    if kind == "recurrent":  # static quantization leaves recurrent layers in float
         return "dynamic int8" if matrices else half
     if data == "none":
         return "dynamic int8" if matrices else half
