@@ -17,12 +17,12 @@ import copy
 import dataclasses
 import datetime as dt
 import functools
-import shlex
 import sys
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from fine_tuning import command
 from teaching import add_teachers, lessons, who_taught
 from torch import nn
 
@@ -148,7 +148,7 @@ def write(network: Network, training: Training, accuracy: Accuracy, given: argpa
         machine=machine(),
         date=dt.datetime.now(dt.UTC).date().isoformat(),
         minutes=training.log.rows[-1]["seconds"] / 60,
-        command=shlex.join(["python", "benchmarks/low_bits.py", *sys.argv[1:]]),
+        command=command(),
         parameters=parameters(network),
         macs=macs(network, example),
     )
@@ -197,7 +197,6 @@ def main() -> None:
     loss = ResponseLoss(teacher, temperature=given.temperature, alpha=given.alpha)
     fp32 = evaluate(full, judging)
     latest = copy.deepcopy(full)
-    command = shlex.join(["python", "benchmarks/low_bits.py", *sys.argv[1:]])
     what = (
         f"{given.model} on {dataset.name} with {{bits}} bits: rounded only (PTQ), trained with the rounding (QAT, LSQ)"
     )
@@ -210,7 +209,7 @@ def main() -> None:
         found = row(bits, network, training.log, fp32=fp32, ptq=ptq, qat=qat)
         print(found, flush=True)
         if not trial:
-            write_recorded(f"low-bits-{bits}", [found], what=what.format(bits=bits), command=command)
+            write_recorded(f"low-bits-{bits}", [found], what=what.format(bits=bits), command=command())
         # The float weights behind the integers, without the steps: where the next number of bits starts.
         latest.load_state_dict(network.state_dict(), strict=False)
     for bits in given.bits:
