@@ -4,10 +4,11 @@
     python benchmarks/distillation.py resnet56 --student resnet8 --arms labels response --epochs 10 --cached
     python benchmarks/distillation.py resnet20 --student resnet8 --split train --images 1000 --epochs 1 --seeds 0 1
 
-Each arm is trained from the same random weights, on the same batches in the same order, as the arm "labels", seed by
-seed, so that differences are paired. What is added to the teacher's answers gets the weight at which its gradient at
-the first weights is half as long as theirs (notebook 09): the weights of papers belong to the papers' networks.
-With --cached all seeds see the same batches and differ in their first weights only, so that the teacher is asked once.
+Each arm is trained from the same random weights, on the same batches in the same order, as the arms "hard" and
+"labels", the labels as they are and smoothed, seed by seed, so that differences are paired. What is added to the
+teacher's answers gets the weight at which its gradient at the first weights is half as long as theirs (notebook 09):
+the weights of papers belong to the papers' networks. With --cached all seeds see the same batches and differ in their
+first weights only, so that the teacher is asked once.
 A seed that is done is kept in build/ and not trained again; one that was stopped goes on. Writes
 data/results/distillation-STUDENT-from-TEACHER.json unless it is a trial.
 """
@@ -48,7 +49,8 @@ from deploykit.recorded import recorded, write_recorded
 from deploykit.significance import mean_paired_difference
 from deploykit.training import Loss, cross_entropy, evaluate, fit, muon, resolve_precision
 
-ARMS = ("labels", "response", "feature", "attention", "relation", "similarity")
+OF_LABELS = ("hard", "labels")  # without and with label smoothing
+ARMS = (*OF_LABELS, "response", "feature", "attention", "relation", "similarity")
 LOUDNESS = 0.5  # of what is added to the answers, over theirs
 SHOWN = 64  # images that show FeatureLoss the shapes, and on which gradients are compared
 
@@ -80,8 +82,8 @@ def batches_of(work: Task, given: argparse.Namespace, *, seed: int) -> Batches:
 
 def loss_of(arm: str, student: ResNet, answering: Teacher, work: Task, given: argparse.Namespace) -> Loss:
     """Return what an arm minimises; ``answering`` is the teacher, or its answers."""
-    if arm == "labels":
-        return cross_entropy(label_smoothing=given.label_smoothing)
+    if arm in OF_LABELS:
+        return cross_entropy(label_smoothing=given.label_smoothing if arm == "labels" else 0.0)
     response: DistillationLoss = ResponseLoss(answering, temperature=given.temperature, alpha=given.alpha)
     if arm == "response":
         return response
@@ -140,7 +142,8 @@ def row(arm: str, results: Mapping[str, list[dict[str, float]]]) -> dict[str, An
         "accuracies_percent": ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies[arm]),
         "minutes_a_seed": round(statistics.fmean(one["minutes"] for one in results[arm]), 1),
     }
-    before = {"labels": "gained", "response": "over_response"}  # arms that an arm is held against, as the columns begin
+    # The arms that an arm is held against, and how the columns begin.
+    before = {"hard": "over_hard", "labels": "gained", "response": "over_response"}
     for other, column in before.items():
         if other in accuracies and ARMS.index(arm) > ARMS.index(other):
             found = mean_paired_difference(accuracies[other], accuracies[arm])
@@ -157,11 +160,11 @@ def main() -> None:
     arguments.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments.add_argument("--temperature", type=float, default=4.0)
-    arguments.add_argument("--label-smoothing", type=float, default=0.1, help="of the arm that has labels alone")
+    arguments.add_argument("--label-smoothing", type=float, default=0.1, help='of the arm "labels"')
     arguments.add_argument("--cached", action="store_true", help="ask the teacher once; only for its answers")
     given = arguments.parse_args()
-    if given.cached and set(given.arms) - {"labels", "response"}:
-        arguments.error("--cached has the teacher's answers only: --arms labels response")
+    if given.cached and set(given.arms) - {*OF_LABELS, "response"}:
+        arguments.error("--cached has the teacher's answers only: --arms hard labels response")
     work = task(given, "distillation")
     settings = "-".join(
         str(getattr(given, name)) for name in ("split", "images", "epochs", "peak_lr", "batch_size", "cached")
@@ -172,7 +175,7 @@ def main() -> None:
     results: dict[str, list[dict[str, float]]] = {arm: [] for arm in given.arms}
     for seed in given.seeds:
         for arm in given.arms:
-            of_teacher = "" if arm == "labels" else f"-T{given.temperature:g}-alpha{given.alpha:g}"
+            of_teacher = "" if arm in OF_LABELS else f"-T{given.temperature:g}-alpha{given.alpha:g}"
             kept = folder / f"{arm}{of_teacher}-seed{seed}.json"
             results[arm].append(trained(arm, seed, answering, work, given, kept=kept))
             print(f"seed {seed}, {arm}: {results[arm][-1]}", flush=True)

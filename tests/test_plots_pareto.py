@@ -66,3 +66,15 @@ def test_no_variant_is_refused():
     """There is nothing to draw."""
     with pytest.raises(ValueError, match="no variant to draw"):
         plots.pareto(TABLE.iloc[:0])
+
+
+def test_the_names_of_many_variants_are_all_in_the_picture():
+    """A figure of fixed height cut the list below its edge; forty names, half of them on two lines."""
+    names = [f"network {number} with a long name, int8" if number % 2 else f"network {number}" for number in range(40)]
+    many = pd.DataFrame({"accuracy": 0.9, "latency_ms": range(1, 41), "size_kib": 100.0}, index=names)
+    plot = plots.pareto(many)
+    plot.draw_without_rendering()
+    listed = plot.legends[0].get_window_extent()
+
+    assert listed.y0 >= 0
+    assert listed.y1 <= plot.bbox.y1

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LARGEST_BUBBLE = 900  # points², for the largest file; areas are in proportion to sizes
 SMALLEST_BUBBLE = 12  # still seen
 RING = 180  # points² more than the bubble that it is drawn around
+HEIGHT, LEGEND_LINE = 4.6, 0.215  # inches: of the figure, unless the names beside it need more
+ON_FRONT, DOMINATED = "on the front", "dominated"
 
 
 def pareto(
@@ -47,7 +49,9 @@ def pareto(
     front = pareto_front(table)
     area = np.maximum(LARGEST_BUBBLE * table["size_kib"] / table["size_kib"].max(), SMALLEST_BUBBLE)
     with style():
-        plot = new_figure(4.6)
+        labels = _labels(front, chosen)
+        lines = sum(text.count("\n") + 1 for text, _ in labels)
+        plot = new_figure(max(HEIGHT, LEGEND_LINE * (lines + 1)))
         axes = plot.subplots()
         for on_front, colour in ((False, "white"), (True, COLOURS[4])):
             rows = front == on_front
@@ -67,7 +71,7 @@ def pareto(
         log_scale(axes, "x")
         axes.margins(x=0.1, y=0.12)
         _number(axes, table, front)
-        _legend(plot, front, chosen)
+        _legend(plot, labels)
         axes.set_xlabel("time per call [ms] (left is faster)")
         axes.set_ylabel("accuracy [%]")
     parts = [
@@ -97,14 +101,18 @@ def _number(axes: Axes, table: pd.DataFrame, front: pd.Series) -> None:
         )  # fmt: skip
 
 
-def _legend(plot: Plot, front: pd.Series, chosen: str | None) -> None:
+def _labels(front: pd.Series, chosen: str | None) -> list[tuple[str, bool]]:
+    names = [f"{number}  {name}{' (chosen)' if name == chosen else ''}" for number, name in enumerate(front.index, 1)]
+    labels = [(ON_FRONT, True), *((name, True) for name, best in zip(names, front, strict=True) if best)]
+    labels += [(DOMINATED, False), *((name, False) for name, best in zip(names, front, strict=True) if not best)]
+    return [(wrapped(text, 28), on_front) for text, on_front in labels]
+
+
+def _legend(plot: Plot, labels: list[tuple[str, bool]]) -> None:
     from matplotlib.lines import Line2D
 
-    names = [f"{number}  {name}{' (chosen)' if name == chosen else ''}" for number, name in enumerate(front.index, 1)]
-    lines = [("on the front", True), *((name, True) for name, best in zip(names, front, strict=True) if best)]
-    lines += [("dominated", False), *((name, False) for name, best in zip(names, front, strict=True) if not best)]
-    handles = [Line2D([], [], linestyle="none", label=wrapped(text, 28)) for text, _ in lines]
+    handles = [Line2D([], [], linestyle="none", label=text) for text, _ in labels]
     shown = plot.legend(handles=handles, loc="outside right upper", handlelength=0, handletextpad=0, fontsize=9)
-    for text, (line, on_front) in zip(shown.get_texts(), lines, strict=True):
+    for text, (label, on_front) in zip(shown.get_texts(), labels, strict=True):
         text.set_color(INK if on_front else QUIET)
-        text.set_fontweight("bold" if line in ("on the front", "dominated") else "normal")
+        text.set_fontweight("bold" if label in (ON_FRONT, DOMINATED) else "normal")
