@@ -8,7 +8,8 @@ Each arm is trained from the same random weights, on the same batches in the sam
 "labels", the labels as they are and smoothed, seed by seed, so that differences are paired. What is added to the
 teacher's answers gets the weight at which its gradient at the first weights is half as long as theirs (notebook 09):
 the weights of papers belong to the papers' networks. With --cached all seeds see the same batches and differ in their
-first weights only, so that the teacher is asked once.
+first weights only, so that the teacher is asked once; "shortcut" has its answers to the images before augmentation, for
+what became of them (notebook 08, section 3).
 A seed that is done is kept in build/ and not trained again; one that was stopped goes on. Writes
 data/results/distillation-STUDENT-from-TEACHER.json unless it is a trial.
 """
@@ -22,13 +23,13 @@ import itertools
 import json
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from fine_tuning import Task, command, parser, task
-from torch import Tensor
+from torch import Tensor, nn
 
 from deploykit.data import Batches
 from deploykit.distillation import (
@@ -50,7 +51,8 @@ from deploykit.significance import mean_paired_difference
 from deploykit.training import Loss, cross_entropy, evaluate, fit, muon, resolve_precision
 
 OF_LABELS = ("hard", "labels")  # without and with label smoothing
-ARMS = (*OF_LABELS, "response", "feature", "attention", "relation", "similarity")
+CACHED_ARMS = (*OF_LABELS, "response", "shortcut")
+ARMS = (*CACHED_ARMS, "feature", "attention", "relation", "similarity")
 LOUDNESS = 0.5  # of what is added to the answers, over theirs
 SHOWN = 64  # images that show FeatureLoss the shapes, and on which gradients are compared
 
@@ -66,17 +68,44 @@ def stage_ends(config: ResNetConfig) -> list[str]:
 
 def asked_once(work: Task, given: argparse.Namespace, folder: Path) -> CachedTeacher:
     """Return the teacher's answers to the images of all epochs, as they are augmented there."""
-    batches = batches_of(work, given, seed=0)
-    every = itertools.chain.from_iterable(batches.epoch(epoch) for epoch in range(given.epochs))
+    return answers(work.full, work, given, folder / "teacher-logits.pt")
+
+
+def answers(teacher: nn.Module, work: Task, given: argparse.Namespace, file: Path) -> CachedTeacher:
+    """Return what a teacher says about the images of all epochs, from ``file`` where it lies there."""
     with torch.autocast("cpu", torch.bfloat16, enabled=resolve_precision("auto", torch.device("cpu")) == "bf16"):
-        return cache_teacher_logits(work.full, every, folder / "teacher-logits.pt")
+        return cache_teacher_logits(teacher, of_all_epochs(batches_of(work, given, seed=0), given), file)
 
 
-def batches_of(work: Task, given: argparse.Namespace, *, seed: int) -> Batches:
-    """Return the batches that a seed is trained on."""
+def of_all_epochs(batches: Batches, given: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
+    """Iterate over the batches of one epoch after the other."""
+    return itertools.chain.from_iterable(batches.epoch(epoch) for epoch in range(given.epochs))
+
+
+class AskedAboutOriginals(nn.Module):
+    """A teacher that answers each batch with what it has to say to the next batch of ``originals``."""
+
+    def __init__(self, teacher: nn.Module, originals: Iterator[tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.teacher, self.originals = teacher, originals
+        self.eval()
+
+    def forward(self, _images: Tensor) -> Tensor:
+        """Return the logits, float [N, classes], of other images than those that are given."""
+        return self.teacher(next(self.originals)[0])
+
+
+def asked_about_originals(work: Task, given: argparse.Namespace, folder: Path) -> CachedTeacher:
+    """Return the teacher's answers to the images of all epochs as they are before augmentation."""
+    plain = of_all_epochs(batches_of(work, given, seed=0, augment=False), given)
+    return answers(AskedAboutOriginals(work.full, plain), work, given, folder / "original-logits.pt")
+
+
+def batches_of(work: Task, given: argparse.Namespace, *, seed: int, augment: bool = True) -> Batches:
+    """Return the batches that a seed is trained on, in the same order where they are not augmented."""
     return Batches(
         work.batches.source, work.dataset,
-        batch_size=given.batch_size, augment=True, shuffle=True, drop_last=True, seed=seed,
+        batch_size=given.batch_size, augment=augment, shuffle=True, drop_last=True, seed=seed,
     )  # fmt: skip
 
 
@@ -85,7 +114,7 @@ def loss_of(arm: str, student: ResNet, answering: Teacher, work: Task, given: ar
     if arm in OF_LABELS:
         return cross_entropy(label_smoothing=given.label_smoothing if arm == "labels" else 0.0)
     response: DistillationLoss = ResponseLoss(answering, temperature=given.temperature, alpha=given.alpha)
-    if arm == "response":
+    if arm in ("response", "shortcut"):
         return response
     teacher = cast("ResNet", work.full)
     ends = dict(zip(stage_ends(student.config), stage_ends(teacher.config), strict=True))
@@ -157,27 +186,33 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.set_defaults(peak_lr=0.02, epochs=3)
     arguments.add_argument("--student", default="resnet8")
-    arguments.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    arguments.add_argument(
+        "--arms", nargs="+", choices=ARMS, default=[*OF_LABELS, "response", *ARMS[len(CACHED_ARMS) :]]
+    )
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments.add_argument("--temperature", type=float, default=4.0)
     arguments.add_argument("--label-smoothing", type=float, default=0.1, help='of the arm "labels"')
     arguments.add_argument("--cached", action="store_true", help="ask the teacher once; only for its answers")
     given = arguments.parse_args()
-    if given.cached and set(given.arms) - {*OF_LABELS, "response"}:
-        arguments.error("--cached has the teacher's answers only: --arms hard labels response")
+    if given.cached and set(given.arms) - set(CACHED_ARMS):
+        arguments.error(f"--cached has the teacher's answers only: --arms {' '.join(CACHED_ARMS)}")
+    if not given.cached and "shortcut" in given.arms:
+        arguments.error("the shortcut is to keep the answers to the originals: --arms shortcut is for --cached")
     work = task(given, "distillation")
     settings = "-".join(
         str(getattr(given, name)) for name in ("split", "images", "epochs", "peak_lr", "batch_size", "cached")
     )
     folder = Path("build/distillation") / f"{given.student}-from-{given.model}-{settings}"
     folder.mkdir(parents=True, exist_ok=True)
-    answering: Teacher = asked_once(work, given, folder) if given.cached else work.full
+    answering: dict[str, Teacher] = dict.fromkeys(ARMS, asked_once(work, given, folder) if given.cached else work.full)
+    if "shortcut" in given.arms:
+        answering["shortcut"] = asked_about_originals(work, given, folder)
     results: dict[str, list[dict[str, float]]] = {arm: [] for arm in given.arms}
     for seed in given.seeds:
         for arm in given.arms:
             of_teacher = "" if arm in OF_LABELS else f"-T{given.temperature:g}-alpha{given.alpha:g}"
             kept = folder / f"{arm}{of_teacher}-seed{seed}.json"
-            results[arm].append(trained(arm, seed, answering, work, given, kept=kept))
+            results[arm].append(trained(arm, seed, answering[arm], work, given, kept=kept))
             print(f"seed {seed}, {arm}: {results[arm][-1]}", flush=True)
     rows = [row(arm, results) for arm in results]
     if work.trial:
