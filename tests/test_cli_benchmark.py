@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -22,6 +23,10 @@ from deploykit.cli.contract import Status
 from deploykit.contestants import Row
 
 SCHEMA = json.loads((Path(__file__).parent / "schemas" / "benchmark.json").read_text(encoding="utf-8"))
+CONVERT = (
+    "weights are read from safetensors: write them with safetensors.torch.save_file(model.state_dict(), "
+    "'weights.safetensors')"
+)
 CODE = """
 import torch
 from torch import nn
@@ -59,8 +64,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
-    """Write a reader's file."""
+    """Write a reader's file; beside it lie weights of another network, and what torch.save writes."""
     (tmp_path / "my_model.py").write_text(CODE, encoding="utf-8")
+    safetensors.torch.save_file({"bias": torch.zeros(3)}, tmp_path / "other.safetensors")
+    torch.save({"bias": torch.zeros(3)}, tmp_path / "saved.pth")
     return tmp_path / "my_model.py"
 
 
@@ -144,10 +151,18 @@ class TestModels:
         assert measured[0][4].bias.equal(torch.full((3,), 5.0))
 
     def test_images_of_a_folder_are_brought_to_a_size(self, measured: list[object], code: Path, pictures: Path) -> None:
-        """That a model asks for."""
-        deploykit(f"{code}:build", "--data", pictures, "--size", 48)
+        """That a model asks for; which, and by what they are normalised, is said on stderr."""
+        done = deploykit(f"{code}:build", "--data", pictures, "--size", 48)
 
         assert measured[1].test.images.shape == (15, 48, 48, 3)
+        assert (
+            f"{pictures.name}: images cropped to their central square, scaled to 48x48 pixels (--size), and normalised "
+            "by the folder's own mean and standard deviation\n"
+        ) in done.stderr
+
+    def test_of_the_courses_data_no_size_is_told(self, measured: list[object]) -> None:
+        """They are as they are."""
+        assert "scaled to" not in deploykit("resnet8", "--data", "shapes32").stderr
 
 
 class TestMistakes:
@@ -162,19 +177,62 @@ class TestMistakes:
             (["{code}:leave"], "my_model.py:leave failed with SystemExit: 0"),
             (["{code}:nothing"], "my_model.py:nothing failed with AttributeError: "),
             (["{code}:number"], "my_model.py:number returned int; it has to return a torch module"),
-            (["{code}:build", "--weights", "{code}"], "my_model.py does not hold the weights of Sequential: "),
+            (
+                ["{code}:build", "--weights", "{folder}/other.safetensors"],
+                "other.safetensors does not hold the weights of Sequential: ",
+            ),
             (["{code}:build"], "Sequential tells 3 classes apart, and the data has 10; give the data that it is for"),
             (["resnet8", "--batch", "0"], "invalid value for '--batch': "),
+            (["{code}"], "my_model.py:build for build() in it"),
+            (["{code}:"], "my_model.py: does not say which function returns the module; write "),
+            (
+                ["{folder}/other.safetensors"],
+                "other.safetensors is no model; give a network of the course (resnet20), ",
+            ),
+            (
+                ["{folder}/saved.pth"],
+                f"saved.pth is a file of torch.save, and deploykit loads no pickle; {CONVERT}, and",
+            ),
+            (["nowhere.pt"], f"nowhere.pt is a file of torch.save, and deploykit loads no pickle; {CONVERT}, and give"),
         ],
     )
     def test_a_wrong_command_line_gets_one_line_and_status_two(
         self, code: Path, arguments: list[str], words: str
     ) -> None:
         """What is wrong and what to do, nothing on stdout."""
-        done = deploykit(*(argument.format(code=code) for argument in arguments), "--data", "shapes32")
+        done = deploykit(
+            *(argument.format(code=code, folder=code.parent) for argument in arguments), "--data", "shapes32"
+        )  # fmt: skip
 
         assert (done.exit_code, done.stdout) == (Status.USAGE, "")
         assert words in done.stderr.splitlines()[-1]
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["resnet21"], r"no checkpoint 'resnet21-cifar10' in .*; did you mean 'resnet20'\?"),
+            (["resnet21", "--data", "cifar10"], r"no checkpoint 'resnet21-cifar10' in .*; did you mean 'resnet20'\?"),
+            (["resnet56", "--data", "shapes32"], r"no checkpoint 'resnet56-shapes32' in .*; train it with: deploykit "),
+            (["my/resnet8"], r"there is no checkpoint folder my/resnet8; check the path$"),
+            (
+                ["{folder}"],
+                r"no config\.json in .*; a checkpoint is a folder with config\.json and model\.safetensors$",
+            ),
+            (["{code}:build", "--weights", "{folder}/saved.pth"], r"saved\.pth is no whole .*; " + re.escape(CONVERT)),
+            (["resnet8", "--data", "{folder}"], r"train is not a folder; a dataset is a folder with train/<class>/"),
+        ],
+    )
+    def test_a_mistyped_model_is_refused_before_data_are_fetched(
+        self, code: Path, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever --data is; and the reader's file is not executed either."""
+        monkeypatch.delenv("DEPLOYKIT_DATA", raising=False)
+        monkeypatch.setattr("deploykit.data.load_dataset", lambda *_, **__: pytest.fail("data were loaded"))
+        done = deploykit(*(argument.format(code=code, folder=code.parent) for argument in arguments))
+
+        assert (done.exit_code, done.stdout) == (Status.USAGE, "")
+        assert re.search(words, done.stderr)
+        assert "executing" not in done.stderr
 
     def test_a_folder_that_cannot_be_is_refused_before_anything_is_measured(
         self, measured: list[object], tmp_path: Path

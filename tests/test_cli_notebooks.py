@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from deploykit.cli import app
 from deploykit.cli.contract import Status
-from tools import notebooks
+from tools import cookbook, notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -109,6 +109,41 @@ class TestRun:
         assert Path(found["executed"]) == tmp_path / "out" / "00_works.ipynb"
         assert source.read_bytes() == before
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["00_works.ipynb"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "variable", "limit"),
+        [
+            (("--budget", "smoke"), None, 300),
+            ((), None, 300),
+            (("--budget", "full"), None, 14400),
+            (("--budget", "full", "--timeout", "20"), None, 20),
+            (("--budget", "full"), "30", 30),
+        ],
+    )
+    def test_a_cell_gets_the_seconds_of_its_budget(
+        self,
+        project: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: tuple[str, ...],
+        variable: str | None,
+        limit: int,
+    ) -> None:
+        """Hours with the full one, where single cells train for many minutes; what is asked for wins."""
+        asked: list[float] = []
+
+        def run_notebook(source: Path, target: Path, *, timeout: float, **_: object) -> cookbook.Result:
+            asked.append(timeout)
+            target.with_suffix(".log").touch()
+            return cookbook.Result(source.stem, ok=True, seconds=1)
+
+        monkeypatch.delenv("DEPLOYKIT_CELL_TIMEOUT", raising=False)
+        if variable:
+            monkeypatch.setenv("DEPLOYKIT_CELL_TIMEOUT", variable)
+        monkeypatch.setattr("deploykit.cli.notebooks._runner", lambda _: cookbook)
+        monkeypatch.setattr("tools.cookbook.run_notebook", run_notebook)
+
+        assert deploykit("notebooks", "run", "00", *arguments).exit_code == Status.DONE
+        assert asked == [limit]
 
     def test_a_cell_that_fails_is_named_with_its_remedy(self, project: Path) -> None:
         """Status 1, and the summary of `make cookbook`; the copy is in build/runs."""

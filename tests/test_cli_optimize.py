@@ -199,6 +199,7 @@ class TestDryRun:
             r"^fewer channels +about [\d.]+ min +halve the multiply-accumulates", result.stdout, re.MULTILINE
         )
         assert "10 min in all, about." in result.stdout
+        assert "Not checked: nothing was executed and no image was opened" in " ".join(result.stdout.split())
 
     def test_the_document_is_the_same_without_results(self, mine):
         """It fits the schema; what was not done is null."""
@@ -206,12 +207,44 @@ class TestDryRun:
 
         assert [step["step"] for step in found["plan"]][4:7] == ["ONNX Runtime int8", "fewer blocks", "fewer channels"]
         assert (found["rows"], found["winner"], found["test"]) == (None, None, None)
+        assert found["notes"][0].startswith("Not checked: nothing was executed")
 
     def test_another_machines_plan_has_its_runtimes(self, mine):
         """ARM has no OpenVINO here."""
         found = document(deploykit(f"{mine}/my_model.py:build", "--target", "arm", "--dry-run", "--json"))
 
         assert [step["step"] for step in found["plan"]][1:3] == ["ONNX Runtime float32", "ONNX Runtime int8"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["resnet21"], "did you mean 'resnet20'?"),
+            (["my/resnet8"], "there is no checkpoint folder my/resnet8; check the path"),
+            (["{code}/my_model.py"], "my_model.py:build for build() in it"),
+            (["{code}/my_model.py:build", "--weights", "{code}/w.pth"], "w.pth is no whole safetensors file ("),
+            (
+                ["resnet8", "--data", "{code}/nowhere"],
+                "nowhere is not a folder; a dataset is a folder with train/<clas",
+            ),
+            (["resnet8"], "DEPLOYKIT_DATA names a folder that is no dataset: "),
+            (["resnet8", "--data", "shapes32", "--out", "{code}"], " holds something else (my_model.py); give a new "),
+        ],
+    )
+    def test_what_the_real_run_would_refuse_at_once_is_refused(self, mine, arguments, words, monkeypatch, request):
+        """One line, no plan, and nothing is loaded or written for it."""
+        if arguments == ["resnet8"]:
+            monkeypatch.setenv("DEPLOYKIT_DATA", str(mine))
+        else:
+            monkeypatch.delenv("DEPLOYKIT_DATA", raising=False)
+        monkeypatch.setattr("deploykit.data.load_dataset", lambda *_, **__: pytest.fail("data were loaded"))
+        torch.save({}, mine / "w.pth")
+        request.addfinalizer((mine / "w.pth").unlink)
+        before = hashes(mine)
+        result = deploykit(*(argument.format(code=mine) for argument in arguments), "--dry-run")
+
+        assert (result.exit_code, result.stdout) == (Status.USAGE, "")
+        assert words in result.stderr.splitlines()[-1]
+        assert hashes(mine) == before
 
 
 class TestMistakes:

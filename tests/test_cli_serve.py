@@ -111,6 +111,34 @@ class TestMistakes:
         assert (done.exit_code, done.stdout) == (Status.USAGE, "")
         assert done.stderr == f"deploykit: there is no file {tmp_path / 'a.xml'}; check the path\n"
 
+    @pytest.mark.parametrize("name", ["net.py:build", "net.py", "net.py:", "net.safetensors"])
+    def test_what_is_no_artifact_is_refused_and_not_executed(self, tmp_path, monkeypatch, name):
+        """It is said what serve takes."""
+        monkeypatch.chdir(tmp_path)
+        for file in ("net.py", "net.safetensors"):
+            (tmp_path / file).write_text("open('executed', 'w')")
+        done = deploykit(name, "--data", "shapes32", "--port", 0)
+
+        assert (done.exit_code, done.stdout, (tmp_path / "executed").exists()) == (Status.USAGE, "", False)
+        assert done.stderr.startswith(f"deploykit: {name} is not served; serve takes an ONNX file, an .xml of OpenVINO")
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("resnet21", "no checkpoint 'resnet21-cifar10' in "),
+            ("my/resnet8", "there is no checkpoint folder my/resnet8; check the path"),
+            ("net.pth", "net.pth is a file of torch.save, and deploykit loads no pickle; weights are read from safete"),
+        ],
+    )
+    def test_a_mistyped_network_is_refused_before_data_are_fetched(self, monkeypatch, name, words):
+        """As by the other commands."""
+        monkeypatch.delenv("DEPLOYKIT_DATA", raising=False)
+        monkeypatch.setattr("deploykit.data.load_dataset", lambda *_, **__: pytest.fail("data were loaded"))
+        done = deploykit(name, "--port", 0)
+
+        assert (done.exit_code, done.stdout) == (Status.USAGE, "")
+        assert words in done.stderr
+
     def test_a_port_that_is_taken(self, model):
         """Status 3, before the model is opened."""
         with socket.create_server(("127.0.0.1", 0)) as other:

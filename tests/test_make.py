@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 import make
+from tools import cookbook
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN_BOOK = 'project = "toy"\nextensions = ["myst_nb"]\nnb_execution_mode = "off"\nexclude_patterns = ["_generated"]\n'
@@ -106,6 +107,25 @@ def verdict(output: str, name: str) -> str:
     """Return what the summary says of one notebook, on one line."""
     rows = output.split("building the site")[1]
     return " ".join(re.search(rf"^  {name} .*(?:\n      .*)*", rows, re.MULTILINE)[0].split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "limit"),
+    [
+        (["--budget", "smoke"], None, 300),
+        ([], None, 300),
+        (["--budget", "full"], None, 14400),
+        (["--budget", "full", "--timeout", "20"], "30", 20),
+        (["--budget", "full"], "30", 30),
+    ],
+)
+def test_a_cell_gets_the_seconds_of_its_budget(monkeypatch, arguments, variable, limit):
+    """Hours with the full one, where single cells train for many minutes; what is asked for wins."""
+    monkeypatch.delenv("DEPLOYKIT_CELL_TIMEOUT", raising=False)
+    if variable:
+        monkeypatch.setenv("DEPLOYKIT_CELL_TIMEOUT", variable)
+
+    assert cookbook.options(arguments).timeout == limit
 
 
 class TestNotebooksThatEndBadly:

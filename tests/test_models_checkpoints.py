@@ -157,15 +157,17 @@ class TestCheckpoint:
     def test_an_unknown_name_lists_what_there_is(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A typing mistake is answered with the nearest name."""
+        """A typing mistake, or the folder's name, is answered with the nearest name that is taken."""
         checkpoints = tmp_path / "data" / "checkpoints"
         checkpoints.mkdir(parents=True)
         folder.rename(checkpoints / "resnet8-cifar10")
         monkeypatch.setenv("DEPLOYKIT_HOME", str(tmp_path))
 
         assert not load_pretrained("resnet8").training
-        with pytest.raises(FileNotFoundError, match="did you mean 'resnet8-cifar10'"):
+        with pytest.raises(FileNotFoundError, match=r"did you mean 'resnet8'\? there are: resnet8-cifar10"):
             load_pretrained("resnet9", "cifar10")
+        with pytest.raises(FileNotFoundError, match=r"did you mean 'resnet8'\?"):
+            load_pretrained("resnet8-cifar10", "cifar10")
 
     @pytest.mark.parametrize(
         ("name", "options"), [("resnet56", ""), ("row-lstm", " --optimizer adamw"), ("mlp-mixer", " --optimizer adamw")]

@@ -26,11 +26,13 @@ from tools import book
 
 EXECUTED = BUILD / "notebooks"
 STATE = BUILD / "unfinished-run.json"
+# A cell that trains takes many minutes with the full budget; the limit is there to end one that hangs.
+CELL_TIMEOUT_S = {"smoke": 300, "quick": 300, "full": 4 * 3600}
 GRACE_S = 60  # for starting a kernel and writing the notebook, on a busy machine
 
 REMEDIES = {
     "error": "open it (make lab), run up to that cell and read the whole error",
-    "time-out": "give each cell longer: python3 make.py cookbook --timeout 1800; a busy machine needs it",
+    "time-out": "give each cell longer, in seconds: python3 make.py cookbook --timeout 36000; a busy machine needs it",
     "kernel died": "usually killed for want of memory: close other programs, or run with --budget smoke",
     "out of memory": "close other programs, or run with --budget smoke",
     "runner died": "see build/notebooks/*.log; if it was killed for want of memory, close other programs",
@@ -210,10 +212,13 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--timeout",
         type=float,
-        default=float(os.environ.get("DEPLOYKIT_CELL_TIMEOUT", "300")),
-        help="seconds that one cell may take (default: $DEPLOYKIT_CELL_TIMEOUT, else 300)",
+        default=os.environ.get("DEPLOYKIT_CELL_TIMEOUT"),
+        help="seconds that one cell may take (default: $DEPLOYKIT_CELL_TIMEOUT, else 300, with the full budget 14400)",
     )
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if chosen.timeout is None:
+        chosen.timeout = CELL_TIMEOUT_S[chosen.budget]
+    return chosen
 
 
 def main(arguments: list[str]) -> int:

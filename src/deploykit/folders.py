@@ -53,11 +53,7 @@ def list_images(root: Path) -> Listing:
         FileNotFoundError: ``root``, or its ``train`` or ``test`` folder, is missing.
         ValueError: fewer than two classes, a class without images, or a class that only ``test`` has.
     """
-    for folder in (root, root / "train", root / "test"):
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder} is not a folder; a dataset is a folder with train/<class>/<image> and test/<class>/<image>"
-            )
+    refuse_other_folders(root)
     classes = _classes(root)
     files: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
     ignored: list[str] = []
@@ -82,6 +78,19 @@ def list_images(root: Path) -> Listing:
         raise ValueError(f"{root / 'test'} has no class folder; reporting accuracy needs test images")
     state.update("\0".join(classes).encode(errors="surrogateescape"))
     return Listing(root, classes, files, tuple(ignored), state.hexdigest())
+
+
+def refuse_other_folders(root: Path) -> None:
+    """Refuse a folder that is not laid out as a dataset, without looking at its classes.
+
+    Raises:
+        FileNotFoundError: ``root``, or its ``train`` or ``test`` folder, is missing.
+    """
+    for folder in (root, root / "train", root / "test"):
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder} is not a folder; a dataset is a folder with train/<class>/<image> and test/<class>/<image>"
+            )
 
 
 def _classes(root: Path) -> tuple[str, ...]:

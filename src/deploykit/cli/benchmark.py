@@ -54,7 +54,7 @@ def benchmark(
     silence_known_noise()
     from deploykit import benchmarking
 
-    models.refuse_what_is_not_there(model, weights)
+    models.refuse_mistakes(model, weights, data)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # before minutes are spent on what could not be written
     dataset = models.sized_dataset(data, size)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +16,7 @@ from deploykit.cli.contract import Status, StopError
 if TYPE_CHECKING:
     from deploykit.data import Dataset
 
+NAMED = ("cifar10", "shapes32")
 DATASETS = "auto, cifar10, shapes32, or a folder with train/<class>/* and test/<class>/*."
 
 
@@ -64,8 +68,36 @@ def open_dataset(name: str, *, download: bool = True) -> Dataset:
     """
     from deploykit.data import load_dataset
 
-    try:
+    with _where_it_was_named(name):
         return load_dataset(name, download=download)
+
+
+def refuse_no_dataset(name: str) -> None:
+    """Refuse a folder that ``open_dataset`` would, as far as that can be seen without opening an image.
+
+    Raises:
+        FileNotFoundError: the folder, or its ``train`` or ``test``, does not exist.
+        StopError: likewise, of the folder that $DEPLOYKIT_DATA names.
+    """
+    from deploykit.folders import refuse_other_folders
+
+    if (folder := folder_of(name)) is not None:
+        with _where_it_was_named(name):
+            refuse_other_folders(folder.expanduser().resolve())
+
+
+def folder_of(name: str) -> Path | None:
+    """Return the reader's folder that ``--data`` stands for; None where it is one of the course's datasets."""
+    if name in NAMED:
+        return None
+    named = os.environ.get("DEPLOYKIT_DATA") if name == "auto" else name
+    return Path(named) if named else None
+
+
+@contextlib.contextmanager
+def _where_it_was_named(name: str) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, ValueError) as error:
         if name == "cifar10" and isinstance(error, FileNotFoundError):
             raise StopError(f"{error}; allow the download, or put CIFAR-10 there", Status.UNABLE) from error

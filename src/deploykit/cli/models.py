@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.cli import output
 from deploykit.cli.contract import Status, StopError
-from deploykit.cli.data import open_dataset
+from deploykit.cli.data import NAMED, open_dataset, refuse_no_dataset
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,23 +20,84 @@ if TYPE_CHECKING:
 
 PIXELS = 32
 WEIGHTS = "Safetensors file for the module of FILE.py:FUNCTION."
-SIZE = "Pixels of a side that a folder's images are brought to."
+SIZE = (
+    "Pixels of a side: a folder's images are cropped to a square, scaled to that, and normalised by their own mean and "
+    "standard deviation. A network trained on ImageNet wants 224."
+)
+OF_TORCH_SAVE = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+CONVERT = (
+    "weights are read from safetensors: write them with safetensors.torch.save_file(model.state_dict(), "
+    "'weights.safetensors')"
+)
 
 
-def refuse_what_is_not_there(model: str, weights: Path | None) -> None:
-    """Refuse, before data are loaded, a file that is missing.
+def refuse_mistakes(model: str, weights: Path | None, data: str) -> None:
+    """Refuse what cannot be a model, its weights or its data, before data are fetched and a reader's file is executed.
 
     Raises:
-        StopError: ``--weights`` for something that brings its own.
-        FileNotFoundError: no such file.
+        StopError: MODEL is a file of another kind, or FILE.py without its function; or ``--weights`` for something
+            that brings its own.
+        FileNotFoundError: no such file, checkpoint or folder of data.
+        ValueError: the weights are no safetensors file, or the checkpoint is damaged.
     """
     file, function = of_code(model)
+    if not function:
+        _refuse_no_model(model)
     if weights is not None and not function:
         raise StopError("--weights is for FILE.py:FUNCTION; other models bring their own", Status.USAGE)
     named = [Path(file) if function else None, weights, Path(model) if model.endswith(".onnx") else None]
     for path in named:
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"there is no file {path}; check the path")
+    if weights is not None:
+        _refuse_other_weights(weights)
+    refuse_no_dataset(data)
+    if not function and not model.endswith(".onnx"):
+        _refuse_no_checkpoint(model, data)
+
+
+def _refuse_no_model(model: str) -> None:
+    if (file := model.removesuffix(":")).endswith(".py"):
+        raise StopError(
+            f"{model} does not say which function returns the module; write {file}:build for build() in it",
+            Status.USAGE,
+        )
+    if model.endswith(OF_TORCH_SAVE) and not Path(model).is_dir():
+        raise StopError(
+            f"{model} is a file of torch.save, and deploykit loads no pickle; {CONVERT}, and give FILE.py:FUNCTION "
+            "--weights weights.safetensors to benchmark or optimize",
+            Status.USAGE,
+        )
+    if Path(model).is_file() and not model.endswith(".onnx"):
+        raise StopError(
+            f"{model} is no model; give a network of the course (resnet20), a checkpoint folder, or FILE.py:FUNCTION, "
+            "to which --weights adds a safetensors file",
+            Status.USAGE,
+        )
+
+
+def _refuse_other_weights(weights: Path) -> None:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(weights, framework="numpy"):  # reads its head only
+            pass
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{weights} is no whole safetensors file ({error}); {CONVERT}") from error
+
+
+def _refuse_no_checkpoint(model: str, data: str) -> None:
+    from deploykit import models
+    from deploykit.places import data_folder
+
+    if Path(model).is_dir():
+        models.load_checkpoint(model)
+    elif len(Path(model).parts) > 1:
+        raise FileNotFoundError(f"there is no checkpoint folder {model}; check the path")
+    elif data in NAMED:
+        models.find_pretrained(model, data)
+    elif not any(folder.name.startswith(f"{model}-") for folder in (data_folder() / "checkpoints").glob("*")):
+        models.find_pretrained(model)  # whatever auto turns out to be, there is none
 
 
 def of_code(model: str) -> tuple[str, str]:
@@ -46,10 +107,16 @@ def of_code(model: str) -> tuple[str, str]:
 
 
 def sized_dataset(name: str, size: int) -> Dataset:
-    """Load the dataset that ``--data`` names, a folder's images at ``--size`` pixels."""
+    """Load the dataset that ``--data`` names, a folder's images at ``--size`` pixels, and say what was done to them."""
     from deploykit.data import load_dataset
 
-    return open_dataset(name) if size == PIXELS else load_dataset(name, size=size)
+    dataset = open_dataset(name) if size == PIXELS else load_dataset(name, size=size)
+    if dataset.name not in NAMED:
+        output.say(
+            f"{dataset.name}: images cropped to their central square, scaled to {size}x{size} pixels (--size), and "
+            "normalised by the folder's own mean and standard deviation"
+        )
+    return dataset
 
 
 def module_of(model: str, weights: Path | None, dataset: Dataset) -> nn.Module:

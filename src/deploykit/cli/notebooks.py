@@ -69,9 +69,15 @@ def run(
         "auto"
     ),
     timeout: Annotated[
-        float,
-        typer.Option(min=1, envvar="DEPLOYKIT_CELL_TIMEOUT", show_envvar=True, help="Seconds that one cell may take."),
-    ] = 300,
+        float | None,
+        typer.Option(
+            min=1,
+            envvar="DEPLOYKIT_CELL_TIMEOUT",
+            show_envvar=True,
+            show_default="300, with the full budget 14400",
+            help="Seconds that one cell may take.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(show_default="build/runs of the checkout", help="Folder for the executed copy.")
     ] = None,
@@ -91,8 +97,9 @@ def run(
     cookbook = _runner(checkout)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / source.name
+    limit = timeout or cookbook.CELL_TIMEOUT_S[budget]
     with contextlib.redirect_stdout(sys.stderr):  # its progress is talk
-        result = cookbook.run_notebook(source, target, parameters=parameters, timeout=timeout)
+        result = cookbook.run_notebook(source, target, parameters=parameters, timeout=limit)
     log = target.with_suffix(".log")  # the kernel's words, which help where a cell failed
     if result.ok or not log.stat().st_size:
         log.unlink()

@@ -26,6 +26,10 @@ OF_VAL = (
     "This network was trained on the validation images, too: it knows them by heart, and all that is made of it seems "
     "to lose more on them than it does. Test images are unknown to all of them alike."
 )
+UNCHECKED = (
+    "Not checked: nothing was executed and no image was opened, so FILE.py:FUNCTION may fail, return no module, or one "
+    "that does not fit the weights, and the network may not fit the data."
+)
 WITHOUT_VNNI = (
     "Measured on an x86 processor with VNNI: where that is missing, int8 gains less, and the choice may be another."
 )
@@ -58,7 +62,9 @@ def optimize(
         typer.Option(metavar="STEP", show_default=False, help=f"Try only this: {STEPS}fewer channels."),
     ] = None,
     skip: Annotated[list[str] | None, typer.Option(metavar="STEP", show_default=False, help="Leave this out.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the arguments, print the plan, and do nothing.")
+    ] = False,
     as_json: output.Json = False,
 ) -> None:
     """Find the fastest form of a network that keeps its accuracy.
@@ -67,15 +73,18 @@ def optimize(
     and reports on test images. Writes report.html and winner/, the artifact with a script that runs it without
     deploykit. Your files are only read, but FILE.py is executed. Status 1 when no step could be measured.
     """
-    models.refuse_what_is_not_there(model, weights)
+    from deploykit.noise import silence_known_noise
+
+    silence_known_noise()
+    models.refuse_mistakes(model, weights, data)
     if model.endswith(".onnx"):
         raise StopError(
             "optimize takes a torch module; of an ONNX file deploykit benchmark measures all forms", Status.USAGE
         )
-    from deploykit.noise import silence_known_noise
-
-    silence_known_noise()
+    from deploykit.optimize.folder import refuse_foreign
     from deploykit.optimize.plan import parse_budget, plan_optimization
+
+    refuse_foreign(out)
 
     here = _processor()
     there = here if target == "auto" or (target == ANY_X86 and here.startswith(ANY_X86)) else target
@@ -83,7 +92,7 @@ def optimize(
     given = {"model": model, "target": there, "max_drop": max_drop, "batch": batch, "budget_s": plan.budget_s}
     given["plan"] = [{"step": step.name, "why": step.why, "seconds": step.seconds} for step in plan.steps()]
     if dry_run:
-        _tell(None, given, _plan_text(plan), as_json=as_json)
+        _tell({"notes": [UNCHECKED]}, given, _plan_text(plan), as_json=as_json)
         return
     if there != here:
         raise StopError(
@@ -133,10 +142,10 @@ def _runtimes(target: str) -> list[str]:
     return [RUNTIME_NAMES[name] for name in RUNTIMES[target]]
 
 
-def _tell(found: dict[str, Any] | None, given: dict[str, Any], text: str, *, as_json: bool) -> None:
+def _tell(found: dict[str, Any], given: dict[str, Any], text: str, *, as_json: bool) -> None:
     nothing = dict.fromkeys(("dataset", "cpu", "threads", "profile", "rows", "winner", "test", "notes", "out"))
     if as_json:
-        output.document({**given, **(found or nothing)})
+        output.document({**given, **nothing, **found})
     else:
         output.show(text)
 
@@ -179,6 +188,7 @@ def _plan_text(plan: Plan) -> str:
             "and a smaller network is left out where it cannot be taught in what remains. The report on test images "
             "comes on top."
         ),
+        output.paragraph(UNCHECKED),
     ])  # fmt: skip
 
 

@@ -55,6 +55,9 @@ def serve(
     /openapi.json. The address is printed when the model is warm. SIGTERM and Ctrl-C answer what was accepted and end
     it. A file is opened in a child process first, with limits on its memory and time.
     """
+    from deploykit.noise import silence_known_noise
+
+    silence_known_noise()
     from deploykit.serving.service import Limits
 
     limits = Limits(
@@ -63,12 +66,9 @@ def serve(
         max_queue_size=max_queue_size,
         deadline_ms=deadline_ms,
     )
-    _refuse_what_is_not_there(artifact)
+    _refuse_mistakes(artifact, data)
     listener = _listening(host, port)
 
-    from deploykit.noise import silence_known_noise
-
-    silence_known_noise()
     from deploykit.serving.app import create_app
     from deploykit.serving.artifacts import artifact_in, open_artifact, open_network
     from deploykit.serving.model import served
@@ -107,14 +107,26 @@ def serve(
         raise StopError(f"{artifact} cannot be served: {failure.__cause__}", Status.USAGE)
 
 
-def _refuse_what_is_not_there(artifact: str) -> None:
-    """Refuse a file that is missing before anything is loaded.
+def _refuse_mistakes(artifact: str, data: str) -> None:
+    """Refuse what cannot be served, before data are fetched; no file of the reader's is executed for a service.
 
     Raises:
-        FileNotFoundError: no such file.
+        StopError: a Python file, or another one that holds no model.
+        FileNotFoundError: no such file, checkpoint or folder of data.
+        ValueError: the checkpoint is damaged.
     """
-    if artifact.endswith(FILES) and not Path(artifact).is_file():
-        raise FileNotFoundError(f"there is no file {artifact}; check the path")
+    is_code = models.of_code(artifact)[0].removesuffix(":").endswith(".py")
+    if is_code or (Path(artifact).is_file() and not artifact.endswith((*FILES, *models.OF_TORCH_SAVE))):
+        raise StopError(
+            f"{artifact} is not served; serve takes an ONNX file, an .xml of OpenVINO, a network of the course "
+            "(resnet20), a checkpoint folder, or the winner folder that deploykit optimize FILE.py:FUNCTION writes",
+            Status.USAGE,
+        )
+    if artifact.endswith(FILES):
+        if not Path(artifact).is_file():
+            raise FileNotFoundError(f"there is no file {artifact}; check the path")
+    elif not any(Path(artifact, f"model{kind}").is_file() for kind in FILES):
+        models.refuse_mistakes(artifact, None, data)
 
 
 def _listening(host: str, port: int) -> socket.socket:

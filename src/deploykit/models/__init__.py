@@ -1,6 +1,6 @@
 """The networks of the course, built by name or by their sizes, and their checkpoints."""
 
-from deploykit.models.checkpoints import load_checkpoint, load_pretrained, save_checkpoint
+from deploykit.models.checkpoints import find_pretrained, load_checkpoint, load_pretrained, save_checkpoint
 from deploykit.models.mlp_mixer import MLPMixer, MLPMixerConfig
 from deploykit.models.named import ARCHITECTURES, build
 from deploykit.models.network import Network, NetworkConfig
@@ -19,6 +19,7 @@ __all__ = [
     "RowLSTM",
     "RowLSTMConfig",
     "build",
+    "find_pretrained",
     "load_checkpoint",
     "load_pretrained",
     "resnet",

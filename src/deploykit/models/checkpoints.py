@@ -131,12 +131,28 @@ def load_pretrained(name: str, dataset: str = "cifar10") -> Network:
 
     Raises:
         FileNotFoundError: no such checkpoint; the message lists those there are, and how to train one that is missing.
+        ValueError: it is damaged.
+    """
+    return load_checkpoint(find_pretrained(name, dataset))
+
+
+def find_pretrained(name: str, dataset: str = "cifar10") -> Path:
+    """Return the folder of a network trained by this project, and open nothing in it.
+
+    Args:
+        name: "resnet20", "row-lstm", …
+        dataset: "cifar10" or "shapes32".
+
+    Raises:
+        FileNotFoundError: no such checkpoint; the message lists those there are, and how to train one that is missing.
     """
     checkpoints = data_folder() / "checkpoints"
     folder = checkpoints / f"{name}-{dataset}"
     if not folder.is_dir():
         there = sorted(path.parent.name for path in checkpoints.glob("*/config.json"))
-        near = difflib.get_close_matches(folder.name, there, n=1)
+        end = f"-{dataset}"
+        names = [found.removesuffix(end) for found in there if found.endswith(end)]
+        near = difflib.get_close_matches(name.removesuffix(end), names, n=1)  # of the folder, the name is what is asked
         hint = f"did you mean {near[0]!r}? " if near else ""
         if name in ARCHITECTURES:
             options = "" if name.startswith("resnet") else " --optimizer adamw"
@@ -145,4 +161,4 @@ def load_pretrained(name: str, dataset: str = "cifar10") -> Network:
             f"no checkpoint {folder.name!r} in {checkpoints}; {hint}there are: {', '.join(there) or 'none'}. "
             "Outside a checkout of the repository, set DEPLOYKIT_HOME to one"
         )
-    return load_checkpoint(folder)
+    return folder

@@ -27,13 +27,22 @@ def usable(folder: Path) -> Path:
         ValueError: it holds something else.
         OSError: it cannot be written.
     """
-    entries = sorted(folder.glob("[!.]*"))
-    if entries and not (folder / OWN).exists():
-        raise ValueError(f"{folder} holds something else ({entries[0].name}); give a new folder, or an earlier call's")
+    refuse_foreign(folder)
     with atomic_write(folder / OWN) as partial:
         partial.write_text(OWN_TEXT, encoding="ascii")
     clean_leftovers(folder)
     return folder
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse, and write nothing, a folder that has files and is not that of an earlier call.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    entries = sorted(folder.glob("[!.]*"))
+    if entries and not (folder / OWN).exists():
+        raise ValueError(f"{folder} holds something else ({entries[0].name}); give a new folder, or an earlier call's")
 
 
 def origin(model: nn.Module, calibration: Tensor, dataset: Dataset, *settings: object) -> str:
