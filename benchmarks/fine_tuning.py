@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from teaching import add_teachers, lessons, who_taught
+from teaching import MixedResponseLoss, add_teachers, lessons, who_taught
 from torch import nn
 
 from deploykit.cards import model_card
@@ -24,10 +24,11 @@ from deploykit.machine import machine
 from deploykit.models import Network, load_checkpoint, load_pretrained, save_checkpoint
 from deploykit.places import data_folder
 from deploykit.significance import paired_difference
-from deploykit.training import Accuracy, Loss, TrainingLog, fit, muon
+from deploykit.training import Accuracy, Loss, TrainingLog, fit, muon, sgd
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 STATE = "training-state.pt"
+OPTIMIZERS = {"muon": muon, "sgd": sgd}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -40,7 +41,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--images", type=int, help="train and judge on so many only: a trial")
     made.add_argument("--epochs", type=int, default=20, help="of fine-tuning")
     made.add_argument("--batch-size", type=int, default=128)
-    made.add_argument("--peak-lr", type=float, default=0.005, help="of fine-tuning, for Muon")
+    made.add_argument("--optimizer", choices=OPTIMIZERS, default="muon")
+    made.add_argument("--peak-lr", type=float, default=0.005, help="of fine-tuning; the default is for Muon")
     made.add_argument("--alpha", type=float, default=0.9, help="share of the teacher in the loss")
     made.add_argument("--seed", type=int, default=0, help="of the batches and of random weights")
     made.add_argument("--out", type=Path, help="folder of the results; given, no recorded run is written")
@@ -52,6 +54,7 @@ def parser_of_taught(description: str, *, temperature: float, teachers: Sequence
     """Return a parser with what decides who teaches and how, too."""
     made = parser(description)
     made.add_argument("--temperature", type=float, default=temperature, help="lower for teachers with label smoothing")
+    made.add_argument("--mixup", type=float, help="parameter of mixup; the images as they are when not given")
     add_teachers(made, teachers=teachers)
     return made
 
@@ -66,6 +69,7 @@ class Task:
         batches: to train on, augmented.
         judging: the test images, or validation images while a recipe is being chosen.
         teacher: the pretrained network, or the kept answers of the teachers that were named.
+        optimizer: one of OPTIMIZERS.
         out: folder of the results.
         trial: whether nothing is to be recorded.
     """
@@ -75,12 +79,16 @@ class Task:
     batches: Batches
     judging: Batches
     teacher: Teacher
+    optimizer: str
     out: Path
     trial: bool
 
     def response_loss(self, given: argparse.Namespace) -> ResponseLoss:
         """Return what a network minimises that learns from labels and the teacher's answers."""
-        return ResponseLoss(self.teacher, given.temperature, given.alpha)
+        if given.mixup is None:
+            return ResponseLoss(self.teacher, given.temperature, given.alpha)
+        torch.manual_seed(given.seed)
+        return MixedResponseLoss(self.teacher, given.temperature, given.alpha, mixup=given.mixup)
 
 
 def task(given: argparse.Namespace, name: str) -> Task:
@@ -102,6 +110,7 @@ def task(given: argparse.Namespace, name: str) -> Task:
         batches=batches,
         judging=Batches(judged, dataset, batch_size=500),
         teacher=teacher,
+        optimizer=given.optimizer,
         out=given.out or (Path("build") / name if trial else data_folder() / "checkpoints"),
         trial=trial,
     )
@@ -114,11 +123,11 @@ def trained(
     folder.mkdir(parents=True, exist_ok=True)
     log = fit(
         network, work.batches,
-        epochs=epochs, loss=loss, optimizer=functools.partial(muon, peak_lr=peak_lr),
+        epochs=epochs, loss=loss, optimizer=functools.partial(OPTIMIZERS[work.optimizer], peak_lr=peak_lr),
         schedule="one-cycle", warmup=0.1, checkpoint=folder / STATE, progress=sys.stderr.isatty(),
     )  # fmt: skip
     recipe = {
-        "optimizer": "muon", "peak_lr": peak_lr, "schedule": "one-cycle to 0, warm-up 10%",
+        "optimizer": work.optimizer, "peak_lr": peak_lr, "schedule": "one-cycle to 0, warm-up 10%",
         "loss": repr(loss), "epochs": epochs,
     }  # fmt: skip
     return log, recipe

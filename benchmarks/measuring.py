@@ -11,8 +11,6 @@ Each part replaces its own rows in data/results/measuring.json. Two parts repeat
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import itertools
 import statistics
 import tempfile
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from deploykit.cost import macs, parameters
+from deploykit.free_speed import keep_freed_memory
 from deploykit.measure import Predictor, compare, measure
 from deploykit.models import resnet
 from deploykit.recorded import recorded, results_folder, write_recorded
@@ -37,26 +36,12 @@ Row = dict[str, Any]
 COMMAND = "python benchmarks/measuring.py"
 SLOW_DOWN = 0.03
 BLOCKS = 7
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LITERATURE_MMACS = {20: 40.8, 56: 125.5}
 
 
 def batch_of(size: int) -> Tensor:
     """Return normally distributed images, float32 [size, 3, 32, 32]."""
     return torch.randn(size, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed; where there is no glibc, do nothing.
-
-    By default an eager network's large tensors go back to the kernel after each call and come again page by page
-    (ResNet-8 at batch 64: some 12,000 page faults a call). How much goes back depends on what others have left in the
-    heap, so a contestant's time would depend on the company it keeps, by up to a third, and not on the turns.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def judged(found: float, low: float, high: float) -> Row:
@@ -257,7 +242,7 @@ def main() -> None:
     chosen = arguments.parts or [*PARTS, *REPEATED]
     if unknown := set(chosen) - PARTS.keys() - REPEATED.keys():
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join((*PARTS, *REPEATED))}")
-    keep_freed_memory()
+    keep_freed_memory()  # or a contestant's time would depend on what others have left in the heap, by up to a third
     rows = list(recorded("measuring").rows) if (results_folder() / "measuring.json").exists() else []
     for part in chosen:
         if part in PARTS:

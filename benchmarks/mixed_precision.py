@@ -43,7 +43,6 @@ NORMS_TOO = "bf16, batch norm too"  # its weights and statistics are converted a
 ARMS = (*PRECISIONS, NORMS_TOO)
 WARMUP = 0.2
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-BARS = "bf16 has to reach 1.5x over fp32 in the same layout, and 2.1x over the plain loop"
 
 
 def trained(arm: str, seed: int, dataset: Dataset, given: argparse.Namespace, *, kept: Path) -> dict[str, float]:
@@ -74,7 +73,7 @@ def trained(arm: str, seed: int, dataset: Dataset, given: argparse.Namespace, *,
 
 
 def accuracy_rows(results: Mapping[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    """Return one row for each arm: the mean over the seeds and the paired difference from fp32, in points."""
+    """Return one row for each arm: the mean over the seeds, and paired differences from fp32 and bf16, in points."""
     rows = []
     for arm, found in results.items():
         accuracies = [one["accuracy"] for one in found]
@@ -85,10 +84,10 @@ def accuracy_rows(results: Mapping[str, list[dict[str, float]]]) -> list[dict[st
             "accuracies_percent": ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies),
             "minutes_a_seed": round(statistics.fmean(one["minutes"] for one in found), 2),
         }
-        if arm != "fp32" and len(found) > 1:
-            gained = mean_paired_difference([one["accuracy"] for one in results["fp32"]], accuracies)
-            points = (round(100 * value, 2) for value in (gained.mean, gained.low, gained.high))
-            row |= dict(zip(("minus_fp32_points", "minus_fp32_low", "minus_fp32_high"), points, strict=True))
+        for other in PRECISIONS[: ARMS.index(arm)] if len(found) > 1 else ():
+            gained = mean_paired_difference([one["accuracy"] for one in results[other]], accuracies)
+            for end, points in {"points": gained.mean, "low": gained.low, "high": gained.high}.items():
+                row[f"minus_{other}_{end}"] = round(100 * points, 2)
         rows.append(row)
     return rows
 
@@ -179,7 +178,7 @@ def main() -> None:
         native = resolve_precision("auto", torch.device("cpu")) == "bf16"
         what = (
             f"{given.speed_model}, 32x32 images, in fp32 and under bf16 autocast in two layouts, forms timed in turns; "
-            f"this CPU {'has' if native else 'lacks'} instructions for bf16; {BARS}"
+            f"this CPU {'has' if native else 'lacks'} instructions for bf16"
         )
         write_recorded("mixed-precision-speed", speed_rows(given), what=what, command=command)
         print(recorded("mixed-precision-speed"))

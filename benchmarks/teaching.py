@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from deploykit.data import Batches, Dataset, Split
-from deploykit.distillation import CachedTeacher, Teacher, cache_teacher_logits
+from deploykit.distillation import CachedTeacher, Outputs, ResponseLoss, Teacher, cache_teacher_logits
 from deploykit.models import load_pretrained
 
 
@@ -69,6 +69,39 @@ class Teachers(nn.Module):
         """Map images, float32 [N, 3, H, W], to logits, float32 [N, classes]: logarithms of the mean probabilities."""
         probabilities = [predictor(images.contiguous()).softmax(dim=1) for predictor in self.predictors]
         return torch.stack(probabilities).mean(dim=0).log()
+
+
+class MixedResponseLoss(ResponseLoss):
+    """:class:`ResponseLoss` on mixtures of two images, the teacher's answers mixed in the same shares.
+
+    Mixup (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization"), against a student that learns the answers to
+    its training images by heart. The teacher is asked about the images themselves, so kept answers serve.
+
+    Args:
+        teacher, temperature, alpha: as in :class:`ResponseLoss`.
+        mixup: both parameters of the Beta distribution that a batch's share is drawn from, above 0; small numbers leave
+            most images nearly as they are.
+    """
+
+    def __init__(self, teacher: Teacher, temperature: float, alpha: float, *, mixup: float) -> None:
+        super().__init__(teacher, temperature, alpha)
+        self.mixup = mixup
+        self._shares = torch.distributions.Beta(mixup, mixup)
+
+    def __repr__(self) -> str:
+        """Say the settings, by which a training is recognised."""
+        return f"{super().__repr__().replace('Response', 'MixedResponse')[:-1]}, mixup={self.mixup})"
+
+    def __call__(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss, a scalar; images float32 [N, C, H, W], labels int64 [N]."""
+        share = float(self._shares.sample())
+        with torch.no_grad():
+            answers = self.teacher(images)
+        found = Outputs(student(share * images + (1 - share) * images.roll(1, 0)).float(), {})
+        with torch.autocast(images.device.type, enabled=False):
+            own = self.from_outputs(found, Outputs(answers, {}), labels)
+            other = self.from_outputs(found, Outputs(answers.roll(1, 0), {}), labels.roll(1, 0))
+        return share * own + (1 - share) * other
 
 
 def add_teachers(parser: argparse.ArgumentParser, *, teachers: Sequence[str] = ()) -> None:

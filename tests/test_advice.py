@@ -44,6 +44,7 @@ def test_a_claim_says_what_would_make_it_hold(tmp_path):
         (", up_to = 5.0", "", "every option but the last has an up_to"),
         ('"more"', '"less"', "two options have the same answer"),
         ('unit = "%"', 'unit = "%"\nunits = "%"', "has unknown keys: units"),
+        ('unit = "%"', 'unit = "%"\nbut = ""', "but must be text in quotes, not empty"),
         (GOOD, GOOD + GOOD, "claim 'a-claim' in claims.toml is there twice"),
         (GOOD, "", r"claims.toml holds no \[\[claim\]\]"),
     ],

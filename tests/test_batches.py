@@ -182,6 +182,13 @@ class TestAugmentation:
 
         assert images.equal(before)
 
+    def test_it_works_where_the_images_are(self):
+        """On a GPU nothing may be left on the CPU; the meta device refuses mixtures as CUDA does."""
+        moved = augment_batch(torch.zeros(4, 8, 8, 3, dtype=torch.uint8, device="meta"), torch.Generator())
+
+        assert moved.device.type == "meta"
+        assert moved.shape == (4, 8, 8, 3)
+
     def test_pixels_of_another_kind_are_refused(self):
         """Floats or channels-first images are named, not garbled."""
         with pytest.raises(

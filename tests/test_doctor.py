@@ -230,6 +230,7 @@ class TestPackages:
 
         assert list(found) == [
             "packages", "packages: notebooks", "packages: onnx", "packages: openvino", "packages: compression",
+            "packages: training", "packages: serving",
         ]  # fmt: skip
         assert found["packages"] == Finding("packages", "ok", "torch 2.14.1+cpu, numpy 2.4.0")
         assert found["packages: onnx"].found == "onnx 1.23.0"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -132,3 +135,40 @@ class TestFastPredictor:
 
         assert batchnorms(seen[0]) == 0
         assert_close(logits, model(images), rtol=1e-4, atol=1e-4)
+
+
+MAPPED = """
+import ctypes
+import sys
+
+import torch
+
+from deploykit.free_speed import keep_freed_memory
+
+if sys.argv[1] == "kept" and not keep_freed_memory():
+    sys.exit("there is no glibc here")
+
+
+class Mallinfo2(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in
+                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Mallinfo2
+before = mallinfo2().hblkhd
+tensor = torch.zeros(10 * 2**20)
+print(mallinfo2().hblkhd - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_freed_memory_stays_with_the_process():
+    """A tensor of 40 MiB is a mapping of its own, which goes when it is freed; or a piece of the heap, which stays."""
+    mapped = {
+        how: int(subprocess.run([sys.executable, "-c", MAPPED, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("as it is", "kept")
+    }
+
+    assert mapped["as it is"] >= 40 * 2**20
+    assert mapped["kept"] == 0

@@ -15,6 +15,7 @@ from deploykit.text import escape_markdown, with_unit
 DIRECTIONS = ("above", "below")
 TEXTS = ("id", "words", "source", "measured", "quantity", "direction", "unit", "notebook", "question")
 REQUIRED = (*TEXTS, "threshold", "options")
+OPTIONAL = ("but",)
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Claim:
         notebook: two digits, the notebook that measures it.
         question: what the reader is asked before the measurement.
         options: answers to choose from; their ranges cover all numbers, in ascending order.
+        but: what else the notebook shows, of which the number that decides says nothing; "" if there is nothing.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Claim:
     notebook: str
     question: str
     options: tuple[Option, ...]
+    but: str = ""
 
     @property
     def stake(self) -> str:
@@ -95,9 +98,11 @@ def load_claims(path: Path | str) -> dict[str, Claim]:
 def _checked(entry: dict[str, Any], which: str) -> Claim:
     if missing := [key for key in REQUIRED if key not in entry]:
         raise ValueError(f"{which} lacks {', '.join(missing)}")
-    if unknown := sorted(entry.keys() - set(REQUIRED)):
-        raise ValueError(f"{which} has unknown keys: {', '.join(unknown)}; known are {', '.join(REQUIRED)}")
-    if wrong := [key for key in TEXTS if not isinstance(entry[key], str) or not (entry[key] or key == "unit")]:
+    if unknown := sorted(entry.keys() - {*REQUIRED, *OPTIONAL}):
+        known = ", ".join((*REQUIRED, *OPTIONAL))
+        raise ValueError(f"{which} has unknown keys: {', '.join(unknown)}; known are {known}")
+    texts = [key for key in (*TEXTS, *OPTIONAL) if key in entry]
+    if wrong := [key for key in texts if not isinstance(entry[key], str) or not (entry[key] or key == "unit")]:
         raise ValueError(f"{which}: {', '.join(wrong)} must be text in quotes, not empty")
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", entry["id"]):
         raise ValueError(f"{which}: an id is kebab-case, like 'establish-a-baseline-first'")

@@ -206,7 +206,7 @@ def augment_batch(images: Tensor, generator: torch.Generator) -> Tensor:
     at once, each image drawing its own shift.
 
     Args:
-        images: uint8 [B, H, W, 3], contiguous; it is not changed.
+        images: uint8 [B, H, W, 3], contiguous, on any device; it is not changed.
         generator: a CPU generator; the draws are the same whatever the images are.
 
     Returns:
@@ -216,7 +216,7 @@ def augment_batch(images: Tensor, generator: torch.Generator) -> Tensor:
         ValueError: the images are not uint8 [B, H, W, 3].
     """
     _check_pixels(images)
-    return _move(images, *_draw_moves(len(images), generator))
+    return _move(images, *(drawn.to(images.device) for drawn in _draw_moves(len(images), generator)))
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
@@ -279,11 +279,11 @@ def _move(images: Tensor, top: Tensor, left: Tensor, mirror: Tensor) -> Tensor:
     places[:batch] = images
     places[batch:] = images.flip(2)
     runs = canvas.as_strided((canvas.numel() // channels - width + 1, width * channels), (channels, 1))
-    place = torch.arange(batch) + batch * mirror
+    place = torch.arange(batch, device=images.device) + batch * mirror
     # Mirroring a crop is cropping the mirrored image at the mirrored place.
     left = torch.where(mirror, 2 * PADDING - left, left)
     first = (place * rows + top) * columns + left
-    starts = first[:, None] + torch.arange(height) * columns
+    starts = first[:, None] + torch.arange(height, device=images.device) * columns
     return runs.index_select(0, starts.flatten()).view(batch, height, width, channels)
 
 

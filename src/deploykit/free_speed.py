@@ -5,11 +5,15 @@ This file needs nothing else of deploykit: copy it into a project and it works.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import ctypes
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -75,6 +79,20 @@ def fast_predictor(
         return forward(images.to(dtype=dtype, memory_format=torch.channels_last)).float()
 
     return predict
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep the memory that tensors give back, for the rest of the process, and return whether it did.
+
+    By default large pieces go back to the kernel when they are freed, and come again page by page, each of them cleared
+    first: for an eager network that is thousands of page faults a call. In the environment of Python
+    ``MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2000000000`` does the same (mallopt(3)). The process keeps the most
+    memory that it has ever used. Where there is no glibc nothing is changed.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # Windows knows no library None
+        libc = ctypes.CDLL(None)
+        return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    return False
 
 
 def _refuse_training_mode(model: nn.Module) -> None:

@@ -80,6 +80,7 @@ def _detail(claim: Claim, verdict: Verdict | None) -> str:
     lines = [f"(claim-{claim.id})=", f"### {escape_markdown(claim.words)}\n"]
     if verdict:
         lines += [f"{badge(verdict.word)} {escape_markdown(verdict.numbers)}.\n", f"{_where(verdict)}\n"]
+        lines += [f"*But* {escape_markdown(claim.but)}.\n"] if claim.but else []
     else:
         lines += [f"{badge(NONE_HERE)}\n"]
     return "\n".join(

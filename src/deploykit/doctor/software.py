@@ -13,13 +13,15 @@ from deploykit.doctor.finding import MISSING, OK, Finding
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-# The extras that readers need, with what each is for. The others serve the project: its tests, its book, its training.
+# The extras that readers need, with what each is for. The others serve the project: its tests and its book.
 EXTRAS = {
     "": "nothing of the course runs",
     "notebooks": "no notebook can be opened or run",
     "onnx": "no model is exported to ONNX, and nothing runs in ONNX Runtime",
     "openvino": "nothing runs in OpenVINO, and NNCF quantizes nothing",
     "compression": "no torchao quantization and no structured pruning",
+    "training": "no student is trained: the optimizer of notebooks 08 and 09 is missing",
+    "serving": "nothing is served: notebook 14 cannot start its services",
 }
 GROUPS = tuple(f"packages: {extra}" if extra else "packages" for extra in EXTRAS)
 SHOWN = 4  # packages with their versions; the rest are counted

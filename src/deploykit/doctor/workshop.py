@@ -87,7 +87,7 @@ def ports() -> Finding:
 def hub() -> Finding:
     """See whether JupyterHub is installed, which gives every reader a login, a server and limits."""
     if util.find_spec("jupyterhub") or shutil.which("jupyterhub"):
-        found = "installed; give each reader cpu_limit = 1 and mem_limit = '2G', so that nobody slows the others"
+        found = "installed; give each reader cpu_limit = 1 and mem_limit = '4G', so that nobody slows the others"
         return Finding("workshop: JupyterHub", OK, found)
     cost = "readers on one server need a login and a server each, started by hand and without limits"
     mend = "pip install jupyterhub jupyterhub-systemdspawner, or let readers work on their own laptops"
