@@ -66,13 +66,8 @@ def stage_ends(config: ResNetConfig) -> list[str]:
     return ends
 
 
-def asked_once(work: Task, given: argparse.Namespace, folder: Path) -> CachedTeacher:
-    """Return the teacher's answers to the images of all epochs, as they are augmented there."""
-    return answers(work.full, work, given, folder / "teacher-logits.pt")
-
-
 def answers(teacher: nn.Module, work: Task, given: argparse.Namespace, file: Path) -> CachedTeacher:
-    """Return what a teacher says about the images of all epochs, from ``file`` where it lies there."""
+    """Return what a teacher says about the images of all epochs, as augmented, from ``file`` where it lies there."""
     with torch.autocast("cpu", torch.bfloat16, enabled=resolve_precision("auto", torch.device("cpu")) == "bf16"):
         return cache_teacher_logits(teacher, of_all_epochs(batches_of(work, given, seed=0), given), file)
 
@@ -186,9 +181,8 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.set_defaults(peak_lr=0.02, epochs=3)
     arguments.add_argument("--student", default="resnet8")
-    arguments.add_argument(
-        "--arms", nargs="+", choices=ARMS, default=[*OF_LABELS, "response", *ARMS[len(CACHED_ARMS) :]]
-    )
+    uncached = [arm for arm in ARMS if arm != "shortcut"]
+    arguments.add_argument("--arms", nargs="+", choices=ARMS, default=uncached)
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments.add_argument("--temperature", type=float, default=4.0)
     arguments.add_argument("--label-smoothing", type=float, default=0.1, help='of the arm "labels"')
@@ -204,7 +198,8 @@ def main() -> None:
     )
     folder = Path("build/distillation") / f"{given.student}-from-{given.model}-{settings}"
     folder.mkdir(parents=True, exist_ok=True)
-    answering: dict[str, Teacher] = dict.fromkeys(ARMS, asked_once(work, given, folder) if given.cached else work.full)
+    teacher = answers(work.full, work, given, folder / "teacher-logits.pt") if given.cached else work.full
+    answering: dict[str, Teacher] = dict.fromkeys(ARMS, teacher)
     if "shortcut" in given.arms:
         answering["shortcut"] = asked_about_originals(work, given, folder)
     results: dict[str, list[dict[str, float]]] = {arm: [] for arm in given.arms}

@@ -90,8 +90,9 @@ def advice_table(known: Mapping[str, Verdict], *, words: Words = ENGLISH) -> str
     for name in SHOWN:
         verdict = known[name]
         link = f"[{verdict.page.number}](notebooks/{verdict.page.name}.ipynb)"
-        claimed, numbers = (escape_markdown(text) for text in (find_claim(name).words, verdict.numbers))
-        but = f". But {escape_markdown(find_claim(name).but)}" if find_claim(name).but else ""
+        claim = find_claim(name)
+        claimed, numbers = (escape_markdown(text) for text in (claim.words, verdict.numbers))
+        but = f". But {escape_markdown(claim.but)}" if claim.but else ""
         lines.append(f"| {claimed} | **{verdict.word}** | {numbers}{but} | {link} |")
     counts = Counter(verdict.word for verdict in known.values())
     told = ", ".join(f"{word} {counts[word]}" for word in (HOLDS, REFUTED, UNDECIDED, NOT_MEASURABLE))
