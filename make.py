@@ -346,10 +346,11 @@ def test(python: Path, arguments: list[str]) -> int:
     pytest = (python, "-m", "pytest")
     if arguments:
         become(*pytest, *arguments)
-    # Files of unit tests side by side, each with one thread; notebooks alone, since they measure.
+    # Files of tests side by side, each with one thread; the notebooks that readers get alone, since they measure.
+    alone = "tests/notebooks/test_committed.py"
     workers = str(min(os.cpu_count() or 1, MOST_WORKERS))
-    units = run(*pytest, "tests", "--ignore=tests/notebooks", "-n", workers, "--dist", "loadfile", "--durations=15")
-    return run(*pytest, "tests/notebooks") or units
+    others = run(*pytest, "tests", f"--ignore={alone}", "-n", workers, "--dist", "loadfile", "--durations=15")
+    return run(*pytest, alone) or others
 
 
 def lab(python: Path, arguments: list[str]) -> NoReturn:

@@ -39,7 +39,8 @@ from deploykit.significance import paired_difference
 LARGE = "resnet56"
 EAGER, FLOAT32 = f"{LARGE}, PyTorch eager", f"{LARGE}, OpenVINO float32"
 SMALL = (
-    "resnet20", "resnet20-minus2blocks", "resnet20-minus3blocks", "resnet20-pruned2x", "resnet10-fast", "resnet8",
+    "resnet56-minus14blocks", "resnet20", "resnet20-minus2blocks", "resnet20-minus3blocks", "resnet20-pruned2x",
+    "resnet10-fast", "resnet8",
 )  # fmt: skip
 
 

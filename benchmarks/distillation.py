@@ -17,6 +17,7 @@ data/results/distillation-STUDENT-from-TEACHER.json unless it is a trial.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import functools
 import itertools
@@ -28,7 +29,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from fine_tuning import Task, command, parser, task
+from fine_tuning import OPTIMIZERS, Task, command, parser, task
+from on_gpu import DEVICE, graphed
 from torch import Tensor, nn
 
 from deploykit.data import Batches
@@ -48,7 +50,7 @@ from deploykit.models import ResNet, ResNetConfig, build
 from deploykit.places import atomic_write
 from deploykit.recorded import recorded, write_recorded
 from deploykit.significance import mean_paired_difference
-from deploykit.training import Loss, cross_entropy, evaluate, fit, muon, resolve_precision
+from deploykit.training import Loss, cross_entropy, evaluate, fit, resolve_precision
 
 OF_LABELS = ("hard", "labels")  # without and with label smoothing
 CACHED_ARMS = (*OF_LABELS, "response", "shortcut")
@@ -68,7 +70,7 @@ def stage_ends(config: ResNetConfig) -> list[str]:
 
 def answers(teacher: nn.Module, work: Task, given: argparse.Namespace, file: Path) -> CachedTeacher:
     """Return what a teacher says about the images of all epochs, as augmented, from ``file`` where it lies there."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=resolve_precision("auto", torch.device("cpu")) == "bf16"):
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=resolve_precision("auto", DEVICE) == "bf16"):
         return cache_teacher_logits(teacher, of_all_epochs(batches_of(work, given, seed=0), given), file)
 
 
@@ -100,7 +102,7 @@ def batches_of(work: Task, given: argparse.Namespace, *, seed: int, augment: boo
     """Return the batches that a seed is trained on, in the same order where they are not augmented."""
     return Batches(
         work.batches.source, work.dataset,
-        batch_size=given.batch_size, augment=augment, shuffle=True, drop_last=True, seed=seed,
+        batch_size=given.batch_size, augment=augment, shuffle=True, drop_last=True, seed=seed, device=DEVICE,
     )  # fmt: skip
 
 
@@ -112,9 +114,10 @@ def loss_of(arm: str, student: ResNet, answering: Teacher, work: Task, given: ar
     if arm in ("response", "shortcut"):
         return response
     teacher = cast("ResNet", work.full)
+    response = ResponseLoss(teacher, temperature=given.temperature, alpha=given.alpha)
     ends = dict(zip(stage_ends(student.config), stage_ends(teacher.config), strict=True))
     last = dict([list(ends.items())[-1]])
-    images, labels = next(iter(Batches(work.dataset.train.take(SHOWN), work.dataset, batch_size=SHOWN)))
+    images, labels = next(iter(Batches(work.dataset.train.take(SHOWN), work.dataset, batch_size=SHOWN, device=DEVICE)))
     parts = {
         "feature": lambda: FeatureLoss(teacher, last, student=student, images=images),
         "attention": lambda: AttentionLoss(teacher, ends),
@@ -140,15 +143,17 @@ def trained(
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
     torch.manual_seed(seed)
-    student = cast("ResNet", build(given.student)).to(memory_format=torch.channels_last)
+    student = cast("ResNet", build(given.student)).to(DEVICE, memory_format=torch.channels_last)
     batches = batches_of(work, given, seed=0 if given.cached else seed)
     loss = loss_of(arm, student, answering, work, given)
+    optimizer = functools.partial(OPTIMIZERS[given.optimizer], peak_lr=given.peak_lr)
     train = functools.partial(
         fit, batches=batches,
-        epochs=given.epochs, optimizer=functools.partial(muon, peak_lr=given.peak_lr), schedule="one-cycle",
+        epochs=given.epochs, optimizer=optimizer, schedule="one-cycle",
         warmup=0.1, checkpoint=kept.with_suffix(".pt"), progress=sys.stderr.isatty(),
     )  # fmt: skip
-    log = distill(student, loss, train) if isinstance(loss, DistillationLoss) else train(student, loss=loss)
+    with graphed(student, next(iter(batches))[0]) if arm in CACHED_ARMS else contextlib.nullcontext():
+        log = distill(student, loss, train) if isinstance(loss, DistillationLoss) else train(student, loss=loss)
     found = {"accuracy": evaluate(student, work.judging).accuracy, "minutes": log.rows[-1]["seconds"] / 60}
     with atomic_write(kept) as partial:
         partial.write_text(json.dumps(found), encoding="utf-8")
@@ -193,12 +198,11 @@ def main() -> None:
     if not given.cached and "shortcut" in given.arms:
         arguments.error("the shortcut is to keep the answers to the originals: --arms shortcut is for --cached")
     work = task(given, "distillation")
-    settings = "-".join(
-        str(getattr(given, name)) for name in ("split", "images", "epochs", "peak_lr", "batch_size", "cached")
-    )
+    names = ("split", "images", "epochs", "optimizer", "peak_lr", "batch_size", "cached")
+    settings = "-".join(str(getattr(given, name)) for name in names)
     folder = Path("build/distillation") / f"{given.student}-from-{given.model}-{settings}"
     folder.mkdir(parents=True, exist_ok=True)
-    teacher = answers(work.full, work, given, folder / "teacher-logits.pt") if given.cached else work.full
+    teacher = answers(work.full, work, given, folder / "teacher-logits.pt") if given.cached else work.teacher
     answering: dict[str, Teacher] = dict.fromkeys(ARMS, teacher)
     if "shortcut" in given.arms:
         answering["shortcut"] = asked_about_originals(work, given, folder)

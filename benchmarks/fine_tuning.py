@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from on_gpu import DEVICE, graphed
 from teaching import MixedResponseLoss, add_teachers, lessons, who_taught
 from torch import nn
 
@@ -24,9 +25,9 @@ from deploykit.machine import machine
 from deploykit.models import Network, load_checkpoint, load_pretrained, save_checkpoint
 from deploykit.places import data_folder
 from deploykit.significance import paired_difference
-from deploykit.training import Accuracy, Loss, TrainingLog, fit, muon, sgd
+from deploykit.training import Accuracy, Loss, TrainingLog, cross_entropy, fit, muon, sgd
 
-EXAMPLE = torch.zeros(1, 3, 32, 32)
+EXAMPLE = torch.zeros(1, 3, 32, 32, device=DEVICE)
 STATE = "training-state.pt"
 OPTIMIZERS = {"muon": muon, "sgd": sgd}
 
@@ -64,11 +65,11 @@ class Task:
     """A network, what it is trained with and what it is judged by.
 
     Attributes:
-        full: the pretrained network, channels_last.
+        full: the pretrained network, channels_last, on the GPU where there is one.
         dataset: where everything comes from.
         batches: to train on, augmented.
         judging: the test images, or validation images while a recipe is being chosen.
-        teacher: the pretrained network, or the kept answers of the teachers that were named.
+        teacher: the pretrained network, or the answers of the teachers that were named.
         optimizer: one of OPTIMIZERS.
         out: folder of the results.
         trial: whether nothing is to be recorded.
@@ -83,8 +84,10 @@ class Task:
     out: Path
     trial: bool
 
-    def response_loss(self, given: argparse.Namespace) -> ResponseLoss:
-        """Return what a network minimises that learns from labels and the teacher's answers."""
+    def response_loss(self, given: argparse.Namespace) -> Loss:
+        """Return what a network minimises: labels and the teacher's answers, or, at alpha 0, labels alone."""
+        if given.alpha == 0 and given.mixup is None:
+            return cross_entropy()
         if given.mixup is None:
             return ResponseLoss(self.teacher, given.temperature, given.alpha)
         torch.manual_seed(given.seed)
@@ -94,7 +97,8 @@ class Task:
 def task(given: argparse.Namespace, name: str) -> Task:
     """Load what the arguments of :func:`parser` ask for; ``name`` is the folder of trials.
 
-    Where teachers are named, the batches are of some rounds of images, to which their answers are there.
+    Where teachers are named, the batches are of some rounds of images, to which their answers are there; on a GPU they
+    are asked as they are needed.
     """
     dataset = load_dataset(given.dataset)
     part, judged = (dataset.train, dataset.val) if given.split == "train" else (dataset.train_val, dataset.test)
@@ -102,7 +106,9 @@ def task(given: argparse.Namespace, name: str) -> Task:
         part, judged = part.take(given.images), judged.take(given.images)
     trial = given.out is not None or given.split == "train" or given.images is not None
     full = load_checkpoint(given.checkpoint) if given.checkpoint else load_pretrained(given.model, dataset.name)
-    full = full.to(memory_format=torch.channels_last)
+    full = full.to(DEVICE, memory_format=torch.channels_last)
+    if DEVICE.type == "cuda":
+        given.rounds = 0  # asked on the GPU, a teacher is quicker than its answers are found
     batches, teacher = lessons(part, dataset, given, itself=full)
     return Task(
         full=full,
@@ -121,11 +127,13 @@ def trained(
 ) -> tuple[TrainingLog, dict[str, Any]]:
     """Train in place; return the log and the recipe. The state lies in ``folder``, where the next run finds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = fit(
-        network, work.batches,
-        epochs=epochs, loss=loss, optimizer=functools.partial(OPTIMIZERS[work.optimizer], peak_lr=peak_lr),
-        schedule="one-cycle", warmup=0.1, checkpoint=folder / STATE, progress=sys.stderr.isatty(),
-    )  # fmt: skip
+    images, _ = next(iter(work.batches))
+    with graphed(network.to(DEVICE, memory_format=torch.channels_last), images):
+        log = fit(
+            network, work.batches,
+            epochs=epochs, loss=loss, optimizer=functools.partial(OPTIMIZERS[work.optimizer], peak_lr=peak_lr),
+            schedule="one-cycle", warmup=0.1, checkpoint=folder / STATE, progress=sys.stderr.isatty(),
+        )  # fmt: skip
     recipe = {
         "optimizer": work.optimizer, "peak_lr": peak_lr, "schedule": "one-cycle to 0, warm-up 10%",
         "loss": repr(loss), "epochs": epochs,
@@ -190,6 +198,6 @@ def write_network(
         parameters=parameters(network),
         macs=macs(network, EXAMPLE),
     )
-    save_checkpoint(network, folder, card=card)
+    save_checkpoint(network.cpu(), folder, card=card)
     log.to_csv(folder / "training-log.csv")
     (folder / STATE).unlink(missing_ok=True)

@@ -145,7 +145,7 @@ def write(network: Network, training: Training, accuracy: Accuracy, given: argpa
         accuracy=accuracy,
         trained_on=f"{given.split} ({given.images or 'all'} images)",
         recipe=training.recipe,
-        machine=machine(),
+        machine=machine() | {"gpu": None},  # its networks stay on the CPU
         date=dt.datetime.now(dt.UTC).date().isoformat(),
         minutes=training.log.rows[-1]["seconds"] / 60,
         command=command(),

@@ -1,7 +1,8 @@
 """Answers of several teachers to images as they are augmented, asked once and kept: long trainings pay for the student.
 
-The teachers answer in int8, through OpenVINO: a teacher is only asked, so everything that makes inference cheap applies
-to it. The mean of their probabilities teaches.
+On a CPU the teachers answer in int8, through OpenVINO: a teacher is only asked, so everything that makes inference
+cheap applies to it. On a GPU they are asked about every image as it is augmented, in bf16. The mean of their
+probabilities teaches.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from on_gpu import GraphedTeacher
 from portable import calibration_images, in_every_runtime
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from deploykit.data import Batches, Dataset, Split
 from deploykit.distillation import CachedTeacher, Outputs, ResponseLoss, Teacher, cache_teacher_logits
+from deploykit.free_speed import fast_predictor
 from deploykit.models import load_pretrained
 
 
@@ -45,7 +48,7 @@ class Rounds(Batches):
 
 
 class Teachers(nn.Module):
-    """The mean of what several pretrained networks hold to be probable, each of them in int8 and asked in batches.
+    """The mean of what several pretrained networks hold to be probable, on a CPU each of them in int8.
 
     Their weights in float32 are its own, by which kept answers are recognised; the int8 forms are made when it is first
     asked.
@@ -59,15 +62,18 @@ class Teachers(nn.Module):
 
     @functools.cached_property
     def predictors(self) -> list[Callable[[Tensor], Tensor]]:
-        """The int8 forms."""
+        """Their forms in bf16 on a GPU, else in int8."""
+        if next(self.parameters()).device.type == "cuda":
+            return [fast_predictor(network, bf16=True) for network in self.networks.values()]
         images = calibration_images(self.dataset)
         with tempfile.TemporaryDirectory() as folder:
             files = {Path(folder) / f"{name}.onnx": network for name, network in self.networks.items()}
-            return [in_every_runtime(network, images, file)[0] for file, network in files.items()]
+            made = [in_every_runtime(network, images, file)[0] for file, network in files.items()]
+        return [lambda images, asked=asked: asked(images.contiguous()) for asked in made]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images, float32 [N, 3, H, W], to logits, float32 [N, classes]: logarithms of the mean probabilities."""
-        probabilities = [predictor(images.contiguous()).softmax(dim=1) for predictor in self.predictors]
+        probabilities = [predictor(images).softmax(dim=1) for predictor in self.predictors]
         return torch.stack(probabilities).mean(dim=0).log()
 
 
@@ -109,27 +115,33 @@ def add_teachers(parser: argparse.ArgumentParser, *, teachers: Sequence[str] = (
     parser.add_argument(
         "--teachers", nargs="+", default=teachers, help="pretrained networks whose mean answer teaches, not the model's"
     )
-    parser.add_argument("--rounds", type=int, default=8, help="epochs of images that --teachers are asked about")
+    parser.add_argument("--rounds", type=int, default=8, help="epochs that --teachers see; 0: all, the rule on a GPU")
 
 
 def lessons(part: Split, dataset: Dataset, given: argparse.Namespace, *, itself: nn.Module) -> tuple[Batches, Teacher]:
-    """Return augmented batches to train on, and who teaches: ``itself``, or the kept answers of the teachers.
+    """Return augmented batches to train on, and who teaches: ``itself``, or the teachers that are named.
 
-    Teachers are asked about ``given.rounds`` epochs, which then come again and again; their answers lie in
-    build/answers.
+    These are asked about ``given.rounds`` epochs, which then come again and again, and their answers lie in
+    build/answers; or about everything, where that is 0. The batches are on the device of ``itself``.
     """
     settings = {"batch_size": given.batch_size, "seed": given.seed}
-    if not given.teachers:
-        return Batches(part, dataset, augment=True, shuffle=True, drop_last=True, **settings), itself
-    batches = Rounds(part, dataset, rounds=given.rounds, **settings)
-    return batches, answers_to(batches, given.teachers, dataset)
+    if given.teachers and given.rounds:
+        batches = Rounds(part, dataset, rounds=given.rounds, **settings)
+        return batches, answers_to(batches, given.teachers, dataset)
+    device = next(itself.parameters()).device
+    batches = Batches(part, dataset, augment=True, shuffle=True, drop_last=True, device=device, **settings)
+    teacher = Teachers(given.teachers, dataset).to(device) if given.teachers else itself
+    if device.type == "cpu":
+        return batches, teacher
+    return batches, GraphedTeacher(teacher, next(iter(batches))[0])
 
 
 def who_taught(given: argparse.Namespace) -> dict[str, str]:
     """Return what a recipe says of the teachers that were named; nothing where the network taught itself."""
     if not given.teachers:
         return {}
-    return {"teachers": f"{', '.join(given.teachers)}, asked about {given.rounds} epochs"}
+    asked = f"{given.rounds} epochs" if given.rounds else "every image"
+    return {"teachers": f"{', '.join(given.teachers)}, asked about {asked}"}
 
 
 def answers_to(batches: Rounds, teachers: Sequence[str], dataset: Dataset) -> CachedTeacher:

@@ -34,6 +34,13 @@ def test_a_card_says_what_a_reader_asks_first() -> None:
     assert "```console\n$ deploykit train row-lstm\n```" in card
 
 
+def test_a_training_on_a_gpu_names_the_gpu() -> None:
+    """Not the processor beside it."""
+    card = model_card(**FACTS, machine=MACHINE | {"gpu": "NVIDIA H200"})
+
+    assert "| trained on | NVIDIA H200, torch 2.14.1, 2026-11-24, 12 minutes |" in card
+
+
 def test_the_head_is_what_model_hubs_read() -> None:
     """A key a line, each value JSON, which is YAML too."""
     _, head, _ = model_card(**FACTS, machine=MACHINE | {"threads": 2}).split("---\n", 2)

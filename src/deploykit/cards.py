@@ -40,7 +40,8 @@ def model_card(
         accuracy: measured on the split it names, once, after the last epoch.
         trained_on: the split and how many images it has.
         recipe: hyperparameters, in the order to show them.
-        machine: what :func:`deploykit.machine.machine` returned where it was trained.
+        machine: what :func:`deploykit.machine.machine` returned where it was trained; a training on a machine with a
+            GPU is one on the GPU, or ``gpu`` is to be None.
         date: ISO date of the end of the training.
         minutes: of training.
         command: reproduces it.
@@ -68,13 +69,14 @@ def model_card(
     lines += [f"# {name}, {dataset}", "", description, ""]
     lines += ["| | |", "|---|---|"]
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    trained_with = f"{machine['cpu']}, {threads}" if machine.get("gpu") is None else machine["gpu"]
     rows = {
         "accuracy": f"**{accuracy.accuracy:.2%}** of {accuracy.images:,} {accuracy.split} images, last epoch "
         f"(95 % interval {low:.2%} to {high:.2%})",
         "data": f"{DATASETS.get(dataset, dataset)}; trained on {trained_on}",
         "parameters": f"{parameters:,}",
         "MACs an image": f"{macs / 1e6:.1f} M",
-        "trained on": f"{machine['cpu']}, {threads}, torch {machine['torch']}, {date}, {minutes:.0f} minutes",
+        "trained on": f"{trained_with}, torch {machine['torch']}, {date}, {minutes:.0f} minutes",
     }
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
     recipe_text = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in recipe.items())
