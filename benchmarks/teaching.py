@@ -73,8 +73,9 @@ class Teachers(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images, float32 [N, 3, H, W], to logits, float32 [N, classes]: logarithms of the mean probabilities."""
-        probabilities = [predictor(images).softmax(dim=1) for predictor in self.predictors]
-        return torch.stack(probabilities).mean(dim=0).log()
+        with torch.autocast(images.device.type, enabled=False):  # their forms have their own precision
+            probabilities = [predictor(images).softmax(dim=1) for predictor in self.predictors]
+            return torch.stack(probabilities).mean(dim=0).log()
 
 
 class MixedResponseLoss(ResponseLoss):
