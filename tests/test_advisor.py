@@ -194,14 +194,14 @@ class TestRules:
 
     def test_with_time_and_points_for_it_a_network_is_drawn_and_not_pruned(self):
         """For networks of convolutions, of which there is a record; then it is trained and not fine-tuned."""
-        patient = Constraints("x86-vnni", budget_points=2.0, data="labelled", training_minutes=120)
+        patient = Constraints("x86-vnni", budget_points=1.0, data="labelled", training_minutes=120)
         _, drawn, taught, *_ = advise(CNN, patient).steps
 
         assert drawn.what == "Draw a small network for the processor"
         assert drawn.effects[0].source.startswith("recorded run resnet10-fast: ")
         assert taught.what == "Train it with the original as teacher"
         assert "claim distillation-beats-labels" in taught.effects[0].source
-        _, pruned, mended, *_ = advise(CNN, dataclasses.replace(patient, budget_points=1.0)).steps
+        _, pruned, mended, *_ = advise(CNN, dataclasses.replace(patient, budget_points=0.5)).steps
         assert pruned.what == "Take out the blocks that are missed least"
         assert "claim original-mends-what-pruning-broke" in mended.effects[0].source
         smaller, anew = (step.what for step in advise(NetworkProfile("linear"), patient).steps[1:3])
@@ -412,7 +412,7 @@ class TestAgainstWhatWasMeasured:
 
     @pytest.mark.parametrize(
         ("minutes", "points", "network"),
-        [(60, 1.0, "resnet20-minus3blocks"), (60, 2.0, "resnet20-minus3blocks"), (120, 2.0, "resnet10-fast")],
+        [(60, 1.0, "resnet20-minus3blocks"), (60, 2.0, "resnet20-minus3blocks"), (120, 1.0, "resnet10-fast")],
     )
     def test_the_whole_chain_is_on_the_front_or_near_it(self, minutes, points, network):
         """ResNet-56 with everything allowed: of what can be trained in the time, the plan's network, in int8."""
@@ -424,7 +424,9 @@ class TestAgainstWhatWasMeasured:
         plan = advise(NetworkProfile("cnn", batch=64), wanted)
         assert plan.steps[1].effects[-1].source.startswith(f"recorded run {TRAINED[network]}:")
 
-        too_long = [name for name, run in TRAINED.items() if recorded(run).rows[0]["minutes"] > minutes]
+        # The minutes of resnet10-fast are a GPU's for more than half of its epochs, and the advice is for a processor.
+        took = {name: recorded(run).rows[0]["minutes"] for name, run in TRAINED.items()} | {"resnet10-fast": 120}
+        too_long = [name for name in TRAINED if took[name] > minutes]
         table = table[~table.index.str.split(",").str[0].isin(too_long)]
         measured = table[table["minus_resnet56_points"] >= -wanted.budget_points]
         assert behind_the_fastest(measured, f"{network}, int8 in OpenVINO", "ms") <= 1.1
