@@ -114,7 +114,6 @@ def loss_of(arm: str, student: ResNet, answering: Teacher, work: Task, given: ar
     if arm in ("response", "shortcut"):
         return response
     teacher = cast("ResNet", work.full)
-    response = ResponseLoss(teacher, temperature=given.temperature, alpha=given.alpha)
     ends = dict(zip(stage_ends(student.config), stage_ends(teacher.config), strict=True))
     last = dict([list(ends.items())[-1]])
     images, labels = next(iter(Batches(work.dataset.train.take(SHOWN), work.dataset, batch_size=SHOWN, device=DEVICE)))
@@ -203,7 +202,7 @@ def main() -> None:
     folder = Path("build/distillation") / f"{given.student}-from-{given.model}-{settings}"
     folder.mkdir(parents=True, exist_ok=True)
     teacher = answers(work.full, work, given, folder / "teacher-logits.pt") if given.cached else work.teacher
-    answering: dict[str, Teacher] = dict.fromkeys(ARMS, teacher)
+    answering: dict[str, Teacher] = {arm: teacher if arm in CACHED_ARMS else work.full for arm in ARMS}
     if "shortcut" in given.arms:
         answering["shortcut"] = asked_about_originals(work, given, folder)
     results: dict[str, list[dict[str, float]]] = {arm: [] for arm in given.arms}

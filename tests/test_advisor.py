@@ -412,7 +412,12 @@ class TestAgainstWhatWasMeasured:
 
     @pytest.mark.parametrize(
         ("minutes", "points", "network"),
-        [(60, 1.0, "resnet20-minus3blocks"), (60, 2.0, "resnet20-minus3blocks"), (120, 1.0, "resnet10-fast")],
+        [
+            (60, 1.0, "resnet20-minus3blocks"),
+            (60, 2.0, "resnet20-minus3blocks"),
+            (120, 1.0, "resnet10-fast"),
+            (120, 2.0, "resnet10-fast"),
+        ],
     )
     def test_the_whole_chain_is_on_the_front_or_near_it(self, minutes, points, network):
         """ResNet-56 with everything allowed: of what can be trained in the time, the plan's network, in int8."""
