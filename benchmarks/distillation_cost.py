@@ -2,8 +2,9 @@
 
     python benchmarks/distillation_cost.py                                    # ResNet-56 teaches ResNet-20, 2 minutes
 
-The teacher answers in float32, under bf16 autocast as in `fit`, compiled, as int8 in ONNX Runtime, and from answers
-that were kept. Features and relations are added to the answers. Writes data/results/distillation-cost.json.
+The teacher answers in float32, under bf16 autocast as in `fit`, compiled, with its batch norms folded and in bf16 in
+PyTorch and in OpenVINO, as int8 in ONNX Runtime, and from answers that were kept. Features and relations are added to
+the answers. Writes data/results/distillation-cost-STUDENT-from-TEACHER.json.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from deploykit.distillation import (
     cache_teacher_logits,
 )
 from deploykit.export import export_onnx
+from deploykit.free_speed import fast_predictor
 from deploykit.measure import compare
 from deploykit.models import build, load_pretrained
 from deploykit.quantization.onnx import quantize_onnx
 from deploykit.recorded import recorded, write_recorded
-from deploykit.runtimes import onnxruntime
+from deploykit.runtimes import onnxruntime, openvino
 from deploykit.training import Loss, cross_entropy, resolve_precision
 
 PAIRS = {
@@ -89,12 +91,16 @@ def main() -> None:
         int8 = onnxruntime.load(
             onnxruntime.save(quantize_onnx(proto, [images.contiguous()]).model, Path(folder) / "t.onnx")
         )
+        onnxruntime.save(proto, float_file := Path(folder) / "float.onnx")
+        in_openvino = openvino.load(float_file, precision="bf16")
         kept = cache_teacher_logits(teacher, [(images, labels)], Path(folder) / "logits.pt")
     ways: dict[str, Callable[[torch.nn.Module], Loss]] = {
         "labels": lambda _: cross_entropy(),
         "teacher in float32": lambda _: ResponseLoss(in_float32(teacher)),
         "teacher as in fit (bf16)": lambda _: ResponseLoss(teacher),
         "teacher compiled (bf16)": lambda _: ResponseLoss(torch.compile(teacher)),
+        "teacher folded, in bf16": lambda _: ResponseLoss(fast_predictor(teacher, bf16=True)),
+        "teacher folded, in bf16, OpenVINO": lambda _: ResponseLoss(lambda x: in_openvino(x.contiguous())),
         "teacher in int8, ONNX Runtime": lambda _: ResponseLoss(lambda x: int8(x.contiguous())),
         "answers kept": lambda _: ResponseLoss(kept),
         "as in fit, and features": lambda s: (

@@ -2,6 +2,7 @@
 
     python benchmarks/structured_pruning.py resnet20 --speedup 2.0                       # three arms, hours on a CPU
     python benchmarks/structured_pruning.py resnet56 --speedup 2.1 --arms distilled --epochs 20
+    python benchmarks/structured_pruning.py resnet20 --arms distilled --refit 500 --epochs 1 --out build/minute
     python benchmarks/structured_pruning.py resnet8 --dataset shapes32 --images 640 --epochs 1 --out build/trial
 
 The arms: "distilled" fine-tunes the pruned network with the unpruned one, or with --teachers, "labels" with the labels
@@ -18,6 +19,7 @@ from typing import cast
 
 import torch
 from fine_tuning import EXAMPLE, Task, command, judged, parser_of_taught, task, trained, write_network
+from on_gpu import DEVICE
 
 from deploykit.cost import macs
 from deploykit.data import Batches
@@ -25,6 +27,7 @@ from deploykit.models import ResNet, resnet_like
 from deploykit.pruning.channels import prune_channels
 from deploykit.pruning.plan import PruningPlan
 from deploykit.pruning.planning import plan_pruning
+from deploykit.pruning.refit import refit_layers
 from deploykit.recorded import recorded, write_recorded
 from deploykit.training import Loss, cross_entropy, evaluate
 
@@ -54,8 +57,14 @@ class Arm:
 
 def arm(name: str, work: Task, plan: PruningPlan, given: argparse.Namespace) -> Arm:
     """Return where a way to train starts, and its recipe."""
-    pruned = resnet_like(cast("ResNet", prune_channels(work.full, plan)))
-    labels, start = cross_entropy(label_smoothing=0.1), f"the weights that pruning left of {given.model}"
+    smaller, start = prune_channels(work.full, plan), f"the weights that pruning left of {given.model}"
+    if given.refit:
+        shown = Batches(
+            work.dataset.train.take(given.refit, seed=given.seed), work.dataset, batch_size=128, device=DEVICE
+        )
+        smaller = refit_layers(smaller, work.full, shown, plan=plan)
+        start += f", refitted on {given.refit} images"
+    pruned, labels = resnet_like(cast("ResNet", smaller)), cross_entropy(label_smoothing=0.1)
     if name == "distilled":
         return Arm(pruned, start, work.response_loss(given), given.epochs, given.peak_lr)
     if name == "labels":
@@ -69,6 +78,7 @@ def main() -> None:
     arguments = parser_of_taught(__doc__, temperature=4.0)
     arguments.add_argument("--speedup", type=float, default=2.0, help="how many times fewer multiply-accumulates")
     arguments.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    arguments.add_argument("--refit", type=int, default=0, help="training images for least squares before the training")
     arguments.add_argument("--importance", default="l1")
     arguments.add_argument("--scope", default="cost", choices=("global", "layer", "cost"))
     arguments.add_argument("--first-epochs", type=int, default=60, help="of the unpruned network's training")

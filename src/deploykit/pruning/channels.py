@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .checks import check_model
 from .costs import count_macs
@@ -34,7 +34,7 @@ def prune_channels(model: nn.Module, plan: PruningPlan) -> nn.Module:
     check_model(model, "pruning")
     if not any(removal.channels for removal in plan.removals):
         raise ValueError(f"the plan removes nothing ({plan.wanted}); plan a larger ratio or a lower target")
-    _check_belongs(model, plan)
+    check_belongs(model, plan)
     pruned = copy.deepcopy(model)
     cut(pruned, plan.cuts())
     like = next(pruned.parameters())
@@ -55,17 +55,25 @@ def prune_channels(model: nn.Module, plan: PruningPlan) -> nn.Module:
 
 def cut(model: nn.Module, cuts: Iterable[tuple[Cut, list[int]]]) -> None:
     """Remove entries from layers of ``model``, in place; all positions are those of the full layers."""
+    for (name, side), stay in kept_entries(cuts).items():
+        keep(model.get_submodule(name), side, stay)
+
+
+def kept_entries(cuts: Iterable[tuple[Cut, list[int]]]) -> dict[tuple[str, str], Tensor]:
+    """Return the entries that stay of each side of a layer that loses some, by (layer, side), int64, ascending."""
     gone: dict[tuple[str, str], set[int]] = collections.defaultdict(set)
     size: dict[tuple[str, str], int] = {}
     for one, entries in cuts:
         gone[one.layer, one.side].update(entries)
         size[one.layer, one.side] = one.size
-    for (name, side), entries_gone in gone.items():
-        stay = [entry for entry in range(size[name, side]) if entry not in entries_gone]
-        keep(model.get_submodule(name), side, torch.tensor(stay))
+    return {
+        side: torch.tensor([entry for entry in range(size[side]) if entry not in entries])
+        for side, entries in gone.items()
+    }
 
 
-def _check_belongs(model: nn.Module, plan: PruningPlan) -> None:
+def check_belongs(model: nn.Module, plan: PruningPlan) -> None:
+    """Raise ValueError unless every layer that a plan cuts is there, of the kind and size that the plan knows."""
     layers = dict(model.named_modules())
     for one, _ in plan.cuts():
         layer = layers.get(one.layer)
