@@ -2,6 +2,8 @@
 
     python benchmarks/distillation.py resnet20 --student resnet8 --epochs 3       # teacher first; hours on a CPU
     python benchmarks/distillation.py resnet56 --student resnet8 --arms labels response --epochs 10 --cached
+    python benchmarks/distillation.py resnet56-sgd --student resnet8 --arms hard response --seeds 0 1 2 \
+        --optimizer sgd --peak-lr 0.1 --int8-teacher --name resnet8-in-minutes      # a minute or two for each training
     python benchmarks/distillation.py resnet20 --student resnet8 --split train --images 1000 --epochs 1 --seeds 0 1
 
 Each arm is trained from the same random weights, on the same batches in the same order, as the arms "hard" and
@@ -11,7 +13,7 @@ the weights of papers belong to the papers' networks. With --cached all seeds se
 first weights only, so that the teacher is asked once; "shortcut" has its answers to the images before augmentation, for
 what became of them (notebook 08, section 3).
 A seed that is done is kept in build/ and not trained again; one that was stopped goes on. Writes
-data/results/distillation-STUDENT-from-TEACHER.json unless it is a trial.
+data/results/distillation-NAME.json unless it is a trial.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import Any, cast
 import torch
 from fine_tuning import OPTIMIZERS, Task, command, parser, task
 from on_gpu import DEVICE, graphed
+from teaching import Teachers
 from torch import Tensor, nn
 
 from deploykit.data import Batches
@@ -191,17 +194,22 @@ def main() -> None:
     arguments.add_argument("--temperature", type=float, default=4.0)
     arguments.add_argument("--label-smoothing", type=float, default=0.1, help='of the arm "labels"')
     arguments.add_argument("--cached", action="store_true", help="ask the teacher once; only for its answers")
+    arguments.add_argument("--int8-teacher", action="store_true", help="it answers in int8; only for its answers")
+    arguments.add_argument("--name", help="of the record, STUDENT-from-TEACHER when left out")
     given = arguments.parse_args()
     if given.cached and set(given.arms) - set(CACHED_ARMS):
         arguments.error(f"--cached has the teacher's answers only: --arms {' '.join(CACHED_ARMS)}")
+    if given.int8_teacher and (given.cached or set(given.arms) - {*OF_LABELS, "response"}):
+        arguments.error(f"--int8-teacher only answers, and as it is asked: --arms {' '.join(OF_LABELS)} response")
     if not given.cached and "shortcut" in given.arms:
         arguments.error("the shortcut is to keep the answers to the originals: --arms shortcut is for --cached")
     work = task(given, "distillation")
     names = ("split", "images", "epochs", "optimizer", "peak_lr", "batch_size", "cached")
-    settings = "-".join(str(getattr(given, name)) for name in names)
+    settings = "-".join(str(getattr(given, name)) for name in names) + ("-int8" if given.int8_teacher else "")
     folder = Path("build/distillation") / f"{given.student}-from-{given.model}-{settings}"
     folder.mkdir(parents=True, exist_ok=True)
-    teacher = answers(work.full, work, given, folder / "teacher-logits.pt") if given.cached else work.teacher
+    asked = Teachers([given.model], work.dataset) if given.int8_teacher else work.teacher
+    teacher = answers(work.full, work, given, folder / "teacher-logits.pt") if given.cached else asked
     answering: dict[str, Teacher] = {arm: teacher if arm in CACHED_ARMS else work.full for arm in ARMS}
     if "shortcut" in given.arms:
         answering["shortcut"] = asked_about_originals(work, given, folder)
@@ -216,11 +224,12 @@ def main() -> None:
     if work.trial:
         print(*rows, sep="\n")
         return
-    name = f"distillation-{given.student}-from-{given.model}"
+    name = f"distillation-{given.name or f'{given.student}-from-{given.model}'}"
+    form = " in int8" if given.int8_teacher else ""
     of_seeds = "the same batches for every seed; " if given.cached else ""
     what = (
         f"{given.student} on {work.dataset.name}, {given.epochs} epochs from random weights, with labels alone and "
-        f"taught by {given.model}; {of_seeds}{evaluate(work.full, work.judging)} are right for the teacher"
+        f"taught by {given.model}{form}; {of_seeds}{evaluate(work.full, work.judging)} are right for the teacher"
     )
     write_recorded(name, rows, what=what, command=command())
     print(recorded(name))

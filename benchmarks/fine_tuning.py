@@ -21,6 +21,7 @@ from deploykit.cards import model_card
 from deploykit.cost import macs, parameters
 from deploykit.data import Batches, Dataset, load_dataset
 from deploykit.distillation import ResponseLoss, Teacher
+from deploykit.free_speed import keep_freed_memory
 from deploykit.machine import machine
 from deploykit.models import Network, load_checkpoint, load_pretrained, save_checkpoint
 from deploykit.places import data_folder
@@ -100,6 +101,7 @@ def task(given: argparse.Namespace, name: str) -> Task:
     Where teachers are named, the batches are of some rounds of images, to which their answers are there; on a GPU they
     are asked as they are needed.
     """
+    keep_freed_memory()  # a step frees and asks for the same large tensors as the one before
     dataset = load_dataset(given.dataset)
     part, judged = (dataset.train, dataset.val) if given.split == "train" else (dataset.train_val, dataset.test)
     if given.images is not None:
