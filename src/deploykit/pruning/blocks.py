@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .checks import check_model, check_runs, check_split
+from .checks import check_model, check_runs, check_split, images_of
 from .costs import answers, count_macs, evaluating
 from .layers import Weighted
 
@@ -88,9 +88,7 @@ def block_importance(model: nn.Module, batches: Iterable[Any], *, example_input:
     import pandas as pd
 
     check_split(batches, "block_importance")
-    images = [batch[0] if isinstance(batch, tuple | list) else batch for batch in batches]
-    if not images:
-        raise ValueError("block_importance got no image; a few hundred validation images are usual")
+    images = images_of(batches, "block_importance", usual="a few hundred validation images")
     names = removable_blocks(model, example_input)
     if not names:
         raise ValueError(f"{type(model).__name__} has no residual block without a projection: no block can be removed")

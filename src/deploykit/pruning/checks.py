@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -93,6 +96,14 @@ def check_split(batches: object, purpose: str) -> None:
             f"{purpose} was given the test split, which is only for reporting: a choice made on it would make the "
             "reported accuracy too good. Use training or validation images"
         )
+
+
+def images_of(batches: Iterable[Any], purpose: str, *, usual: str) -> list[Tensor]:
+    """Return the images of batches that may have labels too; ValueError says what is ``usual`` where there is none."""
+    images = [batch[0] if isinstance(batch, tuple | list) else batch for batch in batches]
+    if not images:
+        raise ValueError(f"{purpose} got no image; {usual} are usual")
+    return images
 
 
 def _check_finite(model: nn.Module, purpose: str) -> None:

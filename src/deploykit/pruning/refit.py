@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .channels import check_belongs, kept_entries
-from .checks import check_model, check_split
+from .checks import check_model, check_split, images_of
 from .costs import evaluating
 from .layers import CHANNELS, INPUTS, OUTPUTS, Weighted, is_depthwise, width
 from .plan import PruningPlan
@@ -70,9 +70,7 @@ def refit_layers(
         check_belongs(model, plan)
         kept = kept_entries(plan.cuts())
     _check_leads_to(pruned, model, kept)
-    images = [batch[0] if isinstance(batch, tuple | list) else batch for batch in batches]
-    if not images:
-        raise ValueError("refit_layers got no image; some hundreds of training images are usual")
+    images = images_of(batches, "refit_layers", usual="some hundreds of training images")
     refitted = copy.deepcopy(pruned)
     with evaluating(model), evaluating(refitted):
         names = _to_refit(refitted, model, images[0])
