@@ -14,6 +14,7 @@ it is a trial, data/results/structured-pruning-MODEL-SPEEDUPx.json.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 from typing import cast
 
@@ -55,16 +56,20 @@ class Arm:
     peak_lr: float
 
 
-def arm(name: str, work: Task, plan: PruningPlan, given: argparse.Namespace) -> Arm:
-    """Return where a way to train starts, and its recipe."""
-    smaller, start = prune_channels(work.full, plan), f"the weights that pruning left of {given.model}"
+def smaller(work: Task, plan: PruningPlan, given: argparse.Namespace) -> tuple[ResNet, str]:
+    """Return the network that is left, refitted where that is asked for, and what its weights are in words."""
+    pruned, start = prune_channels(work.full, plan), f"the weights that pruning left of {given.model}"
     if given.refit:
-        shown = Batches(
-            work.dataset.train.take(given.refit, seed=given.seed), work.dataset, batch_size=128, device=DEVICE
-        )
-        smaller = refit_layers(smaller, work.full, shown, plan=plan)
+        part = work.dataset.train.take(given.refit, seed=given.seed)
+        shown = Batches(part, work.dataset, batch_size=128, device=DEVICE)
+        pruned = refit_layers(pruned, work.full, shown, plan=plan)
         start += f", refitted on {given.refit} images"
-    pruned, labels = resnet_like(cast("ResNet", smaller)), cross_entropy(label_smoothing=0.1)
+    return resnet_like(cast("ResNet", pruned)), start
+
+
+def arm(name: str, left: ResNet, start: str, work: Task, given: argparse.Namespace) -> Arm:
+    """Return where a way to train starts, and its recipe; ``left`` is what pruning left and is not changed."""
+    pruned, labels = copy.deepcopy(left), cross_entropy(label_smoothing=0.1)
     if name == "distilled":
         return Arm(pruned, start, work.response_loss(given), given.epochs, given.peak_lr)
     if name == "labels":
@@ -90,9 +95,10 @@ def main() -> None:
         batches=Batches(work.dataset.train.take(SCORED_IMAGES), work.dataset, batch_size=128), seed=given.seed,
     )  # fmt: skip
     print(plan, flush=True)
+    left, start = smaller(work, plan, given)
     before, rows = evaluate(work.full, work.judging), []
     for name in given.arms:
-        one = arm(name, work, plan, given)
+        one = arm(name, left, start, work, given)
         suffix = "" if name == "distilled" else f"-{name}"
         folder = work.out / f"{given.model}-pruned{given.speedup:g}x{suffix}-{work.dataset.name}"
         log, recipe = trained(one.network, one.loss, work, folder, epochs=one.epochs, peak_lr=one.peak_lr)
