@@ -29,11 +29,13 @@ from deploykit.pruning.channels import prune_channels
 from deploykit.pruning.plan import PruningPlan
 from deploykit.pruning.planning import plan_pruning
 from deploykit.pruning.refit import refit_layers
+from deploykit.pruning.sensitivity import pruning_sensitivity
 from deploykit.recorded import recorded, write_recorded
 from deploykit.training import Loss, cross_entropy, evaluate
 
 ARMS = ("distilled", "labels", "scratch")
 SCORED_IMAGES = 1024  # for the criteria that need gradients
+EIGHTHS = tuple(count / 8 for count in range(1, 8))  # the shares of a group at which sensitivity is measured
 FULL_LR = 0.02  # Muon's, of a training from random weights
 
 
@@ -54,6 +56,26 @@ class Arm:
     loss: Loss
     epochs: int
     peak_lr: float
+
+
+def planned(work: Task, given: argparse.Namespace) -> PruningPlan:
+    """Return what goes; where sensitivity divides the cuts, it is that of networks that were refitted."""
+    train, val = work.dataset.train, work.dataset.val
+    batches = Batches(train.take(SCORED_IMAGES), work.dataset, batch_size=128, device=DEVICE)
+    sensitivity = None
+    if given.scope == "sensitivity":
+        few = Batches(train.take(200, seed=given.seed), work.dataset, batch_size=100, device=DEVICE)
+        looked_at = Batches(val.take(512), work.dataset, batch_size=256, device=DEVICE)
+        sensitivity = pruning_sensitivity(
+            work.full, EXAMPLE, looked_at, ratios=EIGHTHS, importance=given.importance, refit=few, batches=batches,
+            seed=given.seed,
+        )  # fmt: skip
+    return plan_pruning(
+        work.full, EXAMPLE,
+        target_macs=round(macs(work.full, EXAMPLE) / given.speedup), importance=given.importance,
+        scope=None if given.scope == "sensitivity" else given.scope, sensitivity=sensitivity, batches=batches,
+        seed=given.seed,
+    )  # fmt: skip
 
 
 def smaller(work: Task, plan: PruningPlan, given: argparse.Namespace) -> tuple[ResNet, str]:
@@ -85,15 +107,11 @@ def main() -> None:
     arguments.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     arguments.add_argument("--refit", type=int, default=0, help="training images for least squares before the training")
     arguments.add_argument("--importance", default="l1")
-    arguments.add_argument("--scope", default="cost", choices=("global", "layer", "cost"))
+    arguments.add_argument("--scope", default="cost", choices=("global", "layer", "cost", "sensitivity"))
     arguments.add_argument("--first-epochs", type=int, default=60, help="of the unpruned network's training")
     given = arguments.parse_args()
     work = task(given, "structured-pruning")
-    plan = plan_pruning(
-        work.full, EXAMPLE,
-        target_macs=round(macs(work.full, EXAMPLE) / given.speedup), importance=given.importance, scope=given.scope,
-        batches=Batches(work.dataset.train.take(SCORED_IMAGES), work.dataset, batch_size=128), seed=given.seed,
-    )  # fmt: skip
+    plan = planned(work, given)
     print(plan, flush=True)
     left, start = smaller(work, plan, given)
     before, rows = evaluate(work.full, work.judging), []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pandas as pd
 import pytest
 import torch
 from pruning_nets import Flattened, TwoConvs, batches
@@ -19,7 +20,16 @@ from deploykit.pruning.costs import Network, macs_cost
 from deploykit.pruning.groups import trace
 from deploykit.pruning.importance import channel_scores
 from deploykit.pruning.planning import plan_pruning
-from deploykit.pruning.selection import Ranking, SameShare, allowed_counts, cheapest_cuts, lowest, nearest_state
+from deploykit.pruning.selection import (
+    ByImportance,
+    ByMeasurement,
+    Ranking,
+    SameShare,
+    allowed_counts,
+    cheapest_cuts,
+    lowest,
+    nearest_state,
+)
 
 TINY = torch.zeros(1, 2, 4, 4)
 
@@ -134,10 +144,24 @@ class TestSelection:
         """A channel of the stream saves 10,948 MACs in four layers, an inner one 9,216 in two: the inner one goes."""
         traced = trace(SmallResidual(), images(1))
         network, cost = Network(traced.model, traced.groups), macs_cost(traced.model, images(1))
-        states = cheapest_cuts(dict.fromkeys(traced.groups, torch.ones(8)), network, cost, 1)
+        options = {name: ByImportance(torch.ones(8), 1, len(network.touched[name])) for name in traced.groups}
+        states = cheapest_cuts(options, network, cost)
 
         assert next(states) == {"stem": 0, "conv1": 0}
         assert next(states) == {"stem": 0, "conv1": 1}
+
+    def test_by_measurement_the_price_is_that_of_the_lower_convex_hull(self):
+        """Worked out by hand: 4 for 1.5 is the best of 2 for 1, 4 for 1.5 and 6 for 6; a channel goes at a time."""
+        options = ByMeasurement(8, 1, {2: 1.0, 4: 1.5, 6: 6.0})
+
+        assert options.best(0, float) == (1.5 / 4, 1)
+        assert options.best(3, float) == (0.25, 4)  # 1.25 were lost: half way from 1 to 1.5
+        assert options.best(4, float) == ((6.0 - 1.5) / 2, 5)
+        assert options.best(6, float) is None  # nothing beyond was measured
+        assert options.best(0, lambda fewer: 4.0 * (fewer >= 4)) == (
+            1.5 / 4,
+            4,
+        )  # one that saves nothing is passed over
 
     @pytest.mark.parametrize(("target", "expected"), [(100, 0), (96, 0), (94, 1), (70, 2), (68.4, 2), (0, None)])
     def test_the_nearest_state_of_a_path(self, target, expected):
@@ -146,6 +170,38 @@ class TestSelection:
         found = nearest_state(path, lambda state: 100 - 10 * state["a"] if state["a"] < 2 else 70 - state["a"], target)
 
         assert (found and found["a"]) == expected
+
+
+class TestSensitivity:
+    def table(self, stem: float, conv1: float, *, channels: int = 8) -> pd.DataFrame:
+        """Return what was measured with half of each group gone."""
+        rows = [("stem", channels, channels // 2, stem), ("conv1", channels, channels // 2, conv1)]
+        return pd.DataFrame(rows, columns=["layer", "channels", "kept", "divergence"])
+
+    @pytest.mark.parametrize(("stem", "conv1", "whole"), [(9.0, 0.1, "stem"), (0.1, 9.0, "conv1")])
+    def test_the_group_that_loses_less_goes(self, stem, conv1, whole):
+        """Whatever importance would say of it."""
+        model = SmallResidual()
+        target = round(0.8 * macs(model, images(1)))
+        plan = plan_pruning(model, images(1), target_macs=target, sensitivity=self.table(stem, conv1))
+        gone = {name: len(channels) for name, channels in removed(plan).items()}
+
+        assert gone.pop(whole) == 0
+        assert 0 < next(iter(gone.values())) <= 4
+        assert "importance 'l2', divided by sensitivity" in plan.wanted
+
+    def test_nothing_goes_beyond_what_was_measured(self):
+        """The message has the nearest that can be reached."""
+        model = SmallResidual()
+        with pytest.raises(ValueError, match=r"cannot be reached: every group keeps at least the fewest channels that"):
+            plan_pruning(model, images(1), target_macs=1, sensitivity=self.table(1.0, 1.0))
+
+    def test_refused(self):
+        """A table of another model, and another way to divide the cuts."""
+        with pytest.raises(ValueError, match=r"no row for stem with 8 channels: it belongs to another model; measure"):
+            plan_pruning(SmallResidual(), images(1), ratio=0.5, sensitivity=self.table(1.0, 1.0, channels=6))
+        with pytest.raises(ValueError, match=r"scope is 'layer', and a sensitivity divides the cuts itself; leave sc"):
+            plan_pruning(SmallResidual(), images(1), ratio=0.5, sensitivity=self.table(1.0, 1.0), scope="layer")
 
 
 class TestTargets:

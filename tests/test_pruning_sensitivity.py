@@ -12,6 +12,7 @@ pytest.importorskip("torch_pruning")
 from deploykit.cost import macs
 from deploykit.pruning.channels import prune_channels
 from deploykit.pruning.planning import plan_pruning
+from deploykit.pruning.refit import refit_layers
 from deploykit.pruning.sensitivity import pruning_sensitivity
 
 LABELS = torch.arange(32) % 4
@@ -74,6 +75,33 @@ def test_what_is_measured_was_mended(model):
     assert (table.accuracy_drop == 0).all()
 
 
+def test_divergence_is_worked_out_in_float64(model):
+    """The mean over images of sum p log(p / q); what is not pruned has none."""
+    row = pruning_sensitivity(model, images(1), VALIDATION, ratios=(0.5,)).set_index("layer").loc["conv1"]
+    pruned = prune_channels(model, plan_pruning(model, images(1), ratio=0.5, ignore=["stem"]))
+    with torch.no_grad():
+        p, q = (net(images(32, seed=1)).double().softmax(1) for net in (model, pruned))
+
+    assert row.divergence == pytest.approx((p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
+    same = pruning_sensitivity(model, images(1), VALIDATION, ratios=(0.5,), mend=lambda _: model)
+    assert same.divergence.tolist() == [0, 0]
+
+
+def test_copies_are_refitted_as_by_hand(model):
+    """On the images that are given, which leaves less of the divergence; the model is not touched."""
+    shown, before = [images(64, seed=2)], state(model)
+    plain = pruning_sensitivity(model, images(1), VALIDATION, ratios=(0.5,)).set_index("layer")
+    table = pruning_sensitivity(model, images(1), VALIDATION, ratios=(0.5,), refit=shown).set_index("layer")
+    plan = plan_pruning(model, images(1), ratio=0.5, ignore=["stem"])
+    by_hand = refit_layers(prune_channels(model, plan), model, shown, plan=plan)
+    with torch.no_grad():
+        full, answers = (net(images(32, seed=1)).argmax(1) for net in (model, by_hand))
+
+    assert (table.divergence < 0.8 * plain.divergence).all()
+    assert table.loc["conv1", "agreement"] == (full == answers).double().mean().item()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_the_model_is_not_changed(model):
     """Each group is cut in a copy, from the full model."""
     before = state(model)
@@ -92,6 +120,8 @@ class OfTestSplit(list):
     ("validation", "options", "message"),
     [
         (OfTestSplit(VALIDATION), {}, r"pruning_sensitivity was given the test split, which is only for reporting"),
+        (VALIDATION, {"refit": OfTestSplit(VALIDATION)}, r"pruning_sensitivity was given the test split"),
+        (VALIDATION, {"refit": []}, r"pruning_sensitivity got no image; some hundreds of training images are usual"),
         ([], {}, r"pruning_sensitivity got no image; a few hundred validation images are usual"),
         (VALIDATION, {"ratios": (0.5, 1.5)}, r"ratio is 1\.5; give a share from 0"),
         (VALIDATION, {"importance": "taylor"}, r"importance 'taylor' comes from gradients of the loss; give batches="),

@@ -92,11 +92,11 @@ def block_importance(model: nn.Module, batches: Iterable[Any], *, example_input:
     names = removable_blocks(model, example_input)
     if not names:
         raise ValueError(f"{type(model).__name__} has no residual block without a projection: no block can be removed")
-    macs, full = count_macs(model, example_input), answers(model, images)
+    macs, full = count_macs(model, example_input), answers(model, images).argmax(1)
     rows = []
     for name in names:
         pruned = _without(model, [name])
-        agreement = (answers(pruned, images) == full).double().mean().item()
+        agreement = (answers(pruned, images).argmax(1) == full).double().mean().item()
         rows.append((name, agreement, 1 - count_macs(pruned, example_input) / macs))
     table = pd.DataFrame(rows, columns=["block", "agreement", "macs_share"])
     return table.sort_values("agreement", ascending=False, kind="stable", ignore_index=True)

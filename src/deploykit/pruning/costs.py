@@ -91,9 +91,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def answers(model: nn.Module, batches: Sequence[Tensor]) -> Tensor:
-    """Return the class that the model gives each image of the batches, int64 [N]; it is left as it was."""
+    """Return the logits that the model gives each image of the batches, float [N, classes]; it is left as it was."""
     with evaluating(model):
-        return torch.cat([model(images).argmax(1) for images in batches])
+        return torch.cat([model(images) for images in batches])
 
 
 class Network:

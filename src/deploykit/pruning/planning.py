@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -15,7 +16,22 @@ from .groups import require_groups, trace
 from .importance import Batches, Loss, channel_scores, check_importance
 from .latency import Measure, fastest_ms, latency_cost
 from .plan import PruningPlan, Removal
-from .selection import Path, Ranking, SameShare, State, cheapest_cuts, first_near, lowest, nearest_state
+from .selection import (
+    ByImportance,
+    ByMeasurement,
+    Options,
+    Path,
+    Ranking,
+    SameShare,
+    State,
+    cheapest_cuts,
+    first_near,
+    lowest,
+    nearest_state,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCOPES = ("global", "layer", "cost")
 
@@ -31,6 +47,7 @@ def plan_pruning(
     ignore: Iterable[str] = (),
     round_to: int = 1,
     scope: str | None = None,
+    sensitivity: pd.DataFrame | None = None,
     batches: Batches | None = None,
     loss: Loss | None = None,
     latency: Measure | None = None,
@@ -52,7 +69,10 @@ def plan_pruning(
         scope: "global" ranks all channels in one row; "layer" takes the same share of each group; "cost" cuts greedily
             where the least importance is lost for each MAC, or each millisecond, that is saved. When left out, "cost"
             for ``target_latency``, which takes no other (measured time does not fall with every channel that goes),
-            and "global" otherwise.
+            and for ``sensitivity``, and "global" otherwise.
+        sensitivity: what :func:`~.sensitivity.pruning_sensitivity` measured of this model by this importance. The cuts
+            are divided among the groups by the divergence measured there, as if those of several groups added up, and
+            importance says only which channels of a group go. No group loses more than the most that was measured.
         batches: images and labels of the training split, for "taylor" and "hessian".
         loss: ``loss(model, images, labels)``, cross-entropy when left out.
         latency: ``latency(layer, input)``, milliseconds of one layer; with ``target_latency`` only. In eager mode when
@@ -67,7 +87,7 @@ def plan_pruning(
         ValueError: none or two targets, one out of range or unreachable (with the nearest that is), an unusable option,
             a model that cannot be pruned.
     """
-    _check_options(ratio, target_macs, target_latency, round_to, scope)
+    _check_options(ratio, target_macs, target_latency, round_to, scope, measured=sensitivity is not None)
     if latency is not None and target_latency is None:
         raise ValueError("latency is measured for target_latency only; give target_latency, or leave latency out")
     check_importance(importance, batches)
@@ -85,15 +105,18 @@ def plan_pruning(
         channels = sum(map(len, scores.values()))
         goal = Goal("{:.0f} channels", (1 - (ratio or 0)) * channels, lambda state: channels - sum(state.values()))
     if scope is None:
-        scope = "global" if target_latency is None else "cost"
+        scope = "global" if target_latency is None and sensitivity is None else "cost"
     by = cost if target_latency is not None else macs_cost(traced.model, example_input)
-    state = _choose(goal, _path(scope, scores, network, cost=by, round_to=round_to), round_to)
+    path = _path(scope, scores, network, cost=by, round_to=round_to, sensitivity=sensitivity)
+    least_kept = f"{round_to} of its channels" if sensitivity is None else "the fewest channels that were measured"
+    state = _choose(goal, path, least_kept)
     full = dict.fromkeys(scores, 0)
+    divided = f"scope {scope!r}" if sensitivity is None else "divided by sensitivity"
     parameters = sum(parameter.numel() for parameter in traced.model.parameters())
     silent = dict.fromkeys(traced.groups.keys() - scores, f"it has no batch norm, so {importance!r} says nothing of it")
     return PruningPlan(
         model=type(model).__name__,
-        wanted=f"{goal}; importance {importance!r}, scope {scope!r}, round_to {round_to}",
+        wanted=f"{goal}; importance {importance!r}, {divided}, round_to {round_to}",
         removals=tuple(Removal(traced.groups[name], lowest(score, state[name])) for name, score in scores.items()),
         left=tuple((traced.left | silent).items()),
         input_shape=(1, *example_input.shape[1:]),
@@ -130,14 +153,34 @@ def _macs(model: nn.Module, example_input: Tensor, network: Network) -> Callable
 
 
 def _path(
-    scope: str, scores: Mapping[str, Tensor], network: Network, *, cost: LayerCost, round_to: int
-) -> Path | Iterator[State]:
+    scope: str, scores: Mapping[str, Tensor], network: Network, *,
+    cost: LayerCost, round_to: int, sensitivity: pd.DataFrame | None,
+) -> Path | Iterator[State]:  # fmt: skip
     if scope == "cost":
-        return cheapest_cuts(scores, network, cost, round_to)
+        return cheapest_cuts(_options(scores, network, sensitivity, round_to), network, cost)
     return Ranking(scores, round_to) if scope == "global" else SameShare(scores, round_to)
 
 
-def _choose(goal: Goal, path: Path | Iterator[State], round_to: int) -> State:
+def _options(
+    scores: Mapping[str, Tensor], network: Network, sensitivity: pd.DataFrame | None, round_to: int
+) -> dict[str, Options]:
+    """Return the cuts that each group is open to, at the price of importance or of what was measured."""
+    if sensitivity is None:
+        return {name: ByImportance(score, round_to, len(network.touched[name])) for name, score in scores.items()}
+    rows = {name: sensitivity[sensitivity["layer"] == name] for name in scores}
+    for name, score in scores.items():
+        if set(rows[name]["channels"]) != {len(score)}:
+            raise ValueError(
+                f"the sensitivity has no row for {name} with {len(score)} channels: it belongs to another model; "
+                "measure this one with pruning_sensitivity"
+            )
+    return {
+        name: ByMeasurement(len(score), round_to, dict(zip(of.channels - of.kept, of.divergence, strict=True)))
+        for (name, score), of in zip(scores.items(), rows.values(), strict=True)
+    }
+
+
+def _choose(goal: Goal, path: Path | Iterator[State], least_kept: str) -> State:
     if isinstance(path, Path):
         now, least, state = path[0], path[len(path) - 1], nearest_state(path, goal.value, goal.target)
     else:
@@ -149,15 +192,16 @@ def _choose(goal: Goal, path: Path | Iterator[State], round_to: int) -> State:
         )
     if state is None:
         raise ValueError(
-            f"the {goal} cannot be reached: every group keeps at least {round_to} of its channels, and the nearest "
+            f"the {goal} cannot be reached: every group keeps at least {least_kept}, and the nearest "
             f"that can be reached is {goal.form.format(goal.value(least))}"
         )
     return state
 
 
 def _check_options(
-    ratio: float | None, target_macs: int | None, target_latency: float | None, round_to: int, scope: str | None
-) -> None:
+    ratio: float | None, target_macs: int | None, target_latency: float | None, round_to: int, scope: str | None,
+    *, measured: bool,
+) -> None:  # fmt: skip
     targets = {"ratio": ratio, "target_macs": target_macs, "target_latency": target_latency}
     given = [name for name, value in targets.items() if value is not None]
     if len(given) != 1:
@@ -177,3 +221,5 @@ def _check_options(
             f"scope is {scope!r}, and target_latency goes with scope 'cost' only: measured time does not fall with "
             "every channel, so that a ranking cannot be searched for it"
         )
+    if measured and scope not in {None, "cost"}:
+        raise ValueError(f"scope is {scope!r}, and a sensitivity divides the cuts itself; leave scope out")

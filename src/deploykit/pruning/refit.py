@@ -18,6 +18,7 @@ from .costs import evaluating
 from .layers import CHANNELS, INPUTS, OUTPUTS, Weighted, is_depthwise, width
 from .plan import PruningPlan
 
+USUAL = "some hundreds of training images"
 Said = tuple[Tensor, Tensor]  # of a batch: places, int64 [N, P], and what a layer says there, float [N, P, outputs]
 
 
@@ -70,7 +71,21 @@ def refit_layers(
         check_belongs(model, plan)
         kept = kept_entries(plan.cuts())
     _check_leads_to(pruned, model, kept)
-    images = images_of(batches, "refit_layers", usual="some hundreds of training images")
+    images = images_of(batches, "refit_layers", usual=USUAL)
+    return refitted_copy(pruned, model, images, kept, places=places, ridge=ridge, seed=seed)
+
+
+def refitted_copy(
+    pruned: nn.Module,
+    model: nn.Module,
+    images: Sequence[Tensor],
+    kept: Mapping[tuple[str, str], Tensor],
+    *,
+    places: int = 32,
+    ridge: float = 1e-3,
+    seed: int = 0,
+) -> nn.Module:
+    """Do the work of :func:`refit_layers`; ``kept`` has the entries that stayed, by (layer, side)."""
     refitted = copy.deepcopy(pruned)
     with evaluating(model), evaluating(refitted):
         names = _to_refit(refitted, model, images[0])

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -118,27 +119,22 @@ def first_near(states: Iterator[State], value: Callable[[State], float], target:
     return None, before or {}
 
 
-def cheapest_cuts(scores: Mapping[str, Tensor], network: Network, cost: LayerCost, round_to: int) -> Iterator[State]:
-    """Cut one group at a time, always where the least importance is lost for what is saved, and yield each state.
+def cheapest_cuts(options: Mapping[str, Options], network: Network, cost: LayerCost) -> Iterator[State]:
+    """Cut one group at a time, always where the least is lost for what is saved, and yield each state.
 
-    This is the greedy choice of NetAdapt (Yang et al. 2018, section 3) with importance in the place of accuracy. What a
-    cut loses is the fall of the log of the importance that its group has left, once for each layer that the group
-    touches: relative to what is left as in LAMP (Lee et al. 2021, section 3), so that no group is emptied, and summed
-    over layers, so that a residual stream is not taken for one cheap layer. A width that saves nothing (a kernel works
-    in blocks of channels) is passed over for the next lower one.
+    This is the greedy choice of NetAdapt (Yang et al. 2018, section 3) with what the options say in the place of
+    accuracy. A width that saves nothing (a kernel works in blocks of channels) is passed over for a lower one.
 
     Args:
-        scores: float64 [channels] for each group.
+        options: the cuts that each group is open to.
         network: the widths.
         cost: of a layer, in whatever unit.
-        round_to: every width is a multiple of it.
     """
-    options = {name: _Options(score, round_to, len(network.touched[name])) for name, score in scores.items()}
-    state, now = dict.fromkeys(scores, 0), dict(network.full)
+    state, now = dict.fromkeys(options, 0), dict(network.full)
     best: dict[str, tuple[float, int] | None] = {}
     yield dict(state)
     while True:
-        for name in scores.keys() - best.keys():
+        for name in options.keys() - best.keys():
             best[name] = options[name].best(state[name], functools.partial(network.saved, cost, now, name))
         open_to_cut = [(price, name, count) for name, cut in best.items() if cut for price, count in [cut]]
         if not open_to_cut:
@@ -146,14 +142,31 @@ def cheapest_cuts(scores: Mapping[str, Tensor], network: Network, cost: LayerCos
         _, chosen, count = min(open_to_cut)
         state[chosen] = count
         now |= {layer: network.size(layer, state) for layer in network.touched[chosen]}
-        for name in scores:
+        for name in options:
             if not set(network.touched[name]).isdisjoint(network.touched[chosen]):
                 best.pop(name, None)  # what it saves depends on the widths of its layers
         yield dict(state)
 
 
-class _Options:
-    """The cuts that one group is open to.
+class Options:
+    """The cuts that one group is open to."""
+
+    def best(self, gone: int, saved_by: Callable[[int], float]) -> tuple[float, int] | None:
+        """Return the price of the cut to make next (what is lost for each unit saved), and the channels gone after it.
+
+        Args:
+            gone: channels removed so far.
+            saved_by: what so many channels fewer save.
+        """
+        raise NotImplementedError
+
+
+class ByImportance(Options):
+    """Cuts that lose importance.
+
+    What a cut loses is the fall of the log of the importance that its group has left, once for each layer that the
+    group touches: relative to what is left as in LAMP (Lee et al. 2021, section 3), so that no group is emptied, and
+    summed over layers, so that a residual stream is not taken for one cheap layer.
 
     Args:
         scores: float64 [channels].
@@ -167,14 +180,36 @@ class _Options:
         self.layers = layers
 
     def best(self, gone: int, saved_by: Callable[[int], float]) -> tuple[float, int] | None:
-        """Return the price (what is lost for each unit saved) and the count of the first lower width that saves any.
-
-        Args:
-            gone: channels removed so far.
-            saved_by: what so many channels fewer save.
-        """
+        """Return the first lower width that saves any."""
         for count in self.counts[self.counts.index(gone) + 1 :]:
             if (saved := saved_by(count - gone)) > 0:
                 lost = math.log(self.left[gone] / self.left[count]) if self.left[count] > 0 else 0.0
                 return self.layers * lost / saved, count
         return None
+
+
+class ByMeasurement(Options):
+    """Cuts that lose what a measurement says, in a straight line between the widths that were measured.
+
+    The price is the lowest of all lower widths', so that a group goes along the lower convex hull of its curve (Shoham
+    and Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers"), and is paid a channel at a time.
+
+    Args:
+        channels: of the group.
+        round_to: every width is a multiple of it.
+        measured: channels removed -> what that loses. None go beyond the most that were measured.
+    """
+
+    def __init__(self, channels: int, round_to: int, measured: Mapping[int, float]) -> None:
+        removed = sorted(measured)
+        self.counts = [count for count in allowed_counts(channels, round_to) if count <= removed[-1]]
+        lost = np.interp(self.counts, [0, *removed], [0.0, *(measured[count] for count in removed)])
+        self.lost = dict(zip(self.counts, lost.tolist(), strict=True))
+
+    def best(self, gone: int, saved_by: Callable[[int], float]) -> tuple[float, int] | None:
+        """Return the price of the lower width that loses the least for what it saves, and the first that saves any."""
+        saving = {count: saved for count in self.counts if count > gone and (saved := saved_by(count - gone)) > 0}
+        if not saving:
+            return None
+        price = min((self.lost[count] - self.lost[gone]) / saved for count, saved in saving.items())
+        return price, next(iter(saving))
