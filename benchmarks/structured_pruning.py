@@ -2,7 +2,8 @@
 
     python benchmarks/structured_pruning.py resnet20 --speedup 2.0                       # three arms, hours on a CPU
     python benchmarks/structured_pruning.py resnet56 --speedup 2.1 --arms distilled --epochs 20
-    python benchmarks/structured_pruning.py resnet20 --arms distilled --refit 500 --epochs 1 --out build/minute
+    python benchmarks/structured_pruning.py resnet20 --arms distilled --scope sensitivity --importance l2 --inner \
+        --refit 2000 --hints 12 --epochs 1 --optimizer sgd --peak-lr 0.006 --name resnet20-2x-in-a-minute
     python benchmarks/structured_pruning.py resnet8 --dataset shapes32 --images 640 --epochs 1 --out build/trial
 
 The arms: "distilled" fine-tunes the pruned network with the unpruned one, or with --teachers, "labels" with the labels
@@ -21,9 +22,11 @@ from typing import cast
 import torch
 from fine_tuning import EXAMPLE, Task, command, judged, parser_of_taught, task, trained, write_network
 from on_gpu import DEVICE
+from torch import nn
 
 from deploykit.cost import macs
 from deploykit.data import Batches
+from deploykit.distillation import DistillationLoss, FeatureLoss, FeatureTap, ResponseLoss
 from deploykit.models import ResNet, resnet_like
 from deploykit.pruning.channels import prune_channels
 from deploykit.pruning.plan import PruningPlan
@@ -58,14 +61,27 @@ class Arm:
     peak_lr: float
 
 
+def streams(network: nn.Module) -> list[str]:
+    """Return the convolutions whose outputs are added up along the network."""
+    convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    return [name for name in convolutions if not name.endswith(".conv1")]
+
+
 def planned(work: Task, given: argparse.Namespace) -> PruningPlan:
     """Return what goes; where sensitivity divides the cuts, it is that of networks that were refitted."""
-    train, val = work.dataset.train, work.dataset.val
+    train = work.dataset.train
     batches = Batches(train.take(SCORED_IMAGES), work.dataset, batch_size=128, device=DEVICE)
     sensitivity = None
     if given.scope == "sensitivity":
         few = Batches(train.take(200, seed=given.seed), work.dataset, batch_size=100, device=DEVICE)
-        looked_at = Batches(val.take(512), work.dataset, batch_size=256, device=DEVICE)
+        looked_at = Batches(  # augmented, so that the network does not know them by heart
+            train.take(512, seed=given.seed + 1),
+            work.dataset,
+            batch_size=256,
+            augment=True,
+            shuffle=True,
+            device=DEVICE,
+        )
         sensitivity = pruning_sensitivity(
             work.full, EXAMPLE, looked_at, ratios=EIGHTHS, importance=given.importance, refit=few, batches=batches,
             seed=given.seed,
@@ -74,7 +90,7 @@ def planned(work: Task, given: argparse.Namespace) -> PruningPlan:
         work.full, EXAMPLE,
         target_macs=round(macs(work.full, EXAMPLE) / given.speedup), importance=given.importance,
         scope=None if given.scope == "sensitivity" else given.scope, sensitivity=sensitivity, batches=batches,
-        seed=given.seed,
+        seed=given.seed, ignore=streams(work.full) if given.inner else (),
     )  # fmt: skip
 
 
@@ -89,11 +105,29 @@ def smaller(work: Task, plan: PruningPlan, given: argparse.Namespace) -> tuple[R
     return resnet_like(cast("ResNet", pruned)), start
 
 
+def like_the_full(pruned: ResNet, work: Task, given: argparse.Namespace) -> Loss:
+    """Return the distance to the full network: of the logits, and of what the blocks of the last stage say.
+
+    A block's weight is that of the hints over the variance of what the full network's block says, so that all count.
+    """
+    loss: DistillationLoss = ResponseLoss(work.full, given.temperature, given.alpha)
+    count = len(pruned.blocks)
+    blocks = [f"blocks.{index}" for index in range(count - len(pruned.config.block_widths[-1]), count)]
+    images = Batches(work.dataset.train.take(128), work.dataset, batch_size=128, device=DEVICE)
+    with FeatureTap(work.full, blocks) as tap, torch.no_grad():
+        work.full(next(iter(images))[0])
+    for block in blocks:
+        hint = FeatureLoss(work.full, {block: block}, student=pruned, images=EXAMPLE)
+        loss = loss + given.hints / tap.features[block].var().item() * hint
+    return loss
+
+
 def arm(name: str, left: ResNet, start: str, work: Task, given: argparse.Namespace) -> Arm:
     """Return where a way to train starts, and its recipe; ``left`` is what pruning left and is not changed."""
     pruned, labels = copy.deepcopy(left), cross_entropy(label_smoothing=0.1)
     if name == "distilled":
-        return Arm(pruned, start, work.response_loss(given), given.epochs, given.peak_lr)
+        loss = like_the_full(pruned, work, given) if given.hints else work.response_loss(given)
+        return Arm(pruned, start, loss, given.epochs, given.peak_lr)
     if name == "labels":
         return Arm(pruned, start, labels, given.epochs, given.peak_lr)
     torch.manual_seed(given.seed)
@@ -108,8 +142,15 @@ def main() -> None:
     arguments.add_argument("--refit", type=int, default=0, help="training images for least squares before the training")
     arguments.add_argument("--importance", default="l1")
     arguments.add_argument("--scope", default="cost", choices=("global", "layer", "cost", "sensitivity"))
+    arguments.add_argument("--inner", action="store_true", help="cut within blocks only, which say as much as before")
+    arguments.add_argument(
+        "--hints", type=float, default=0, help="weight of what the last stage says, in the arm distilled"
+    )
+    arguments.add_argument("--name", help="of the record and of the folders, MODEL-prunedSPEEDUPx when left out")
     arguments.add_argument("--first-epochs", type=int, default=60, help="of the unpruned network's training")
     given = arguments.parse_args()
+    if given.hints and (given.teachers or not given.inner):
+        arguments.error("--hints compares blocks channel by channel with MODEL's: give --inner, and no --teachers")
     work = task(given, "structured-pruning")
     plan = planned(work, given)
     print(plan, flush=True)
@@ -118,7 +159,7 @@ def main() -> None:
     for name in given.arms:
         one = arm(name, left, start, work, given)
         suffix = "" if name == "distilled" else f"-{name}"
-        folder = work.out / f"{given.model}-pruned{given.speedup:g}x{suffix}-{work.dataset.name}"
+        folder = work.out / f"{given.name or f'{given.model}-pruned{given.speedup:g}x'}{suffix}-{work.dataset.name}"
         log, recipe = trained(one.network, one.loss, work, folder, epochs=one.epochs, peak_lr=one.peak_lr)
         accuracy = evaluate(one.network, work.judging)
         fewer = {
@@ -138,7 +179,7 @@ def main() -> None:
     if work.trial:
         print(f"a trial: networks in {work.out}, nothing recorded")
         return
-    recorded_as = f"structured-pruning-{given.model}-{given.speedup:g}x"
+    recorded_as = f"structured-pruning-{given.name or f'{given.model}-{given.speedup:g}x'}"
     fewer_macs = f"{plan.macs[0] / plan.macs[1]:.2f}x fewer multiply-accumulates"
     what = f"{given.model} on {work.dataset.name} with {fewer_macs}, channels removed, against the unpruned network"
     write_recorded(recorded_as, rows, what=what, command=command())
