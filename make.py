@@ -224,7 +224,9 @@ def _pip(*arguments: str, what: str) -> None:
     """Run pip install; shows how far it is, keeps its words in build/environment.log, explains a failure."""
     start = time.monotonic()
     say(f"  {what}")
-    command = [str(venv_python()), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", *arguments]
+    # not compiled: Python does that with what is imported, a small part of it all
+    options = ["--no-input", "--no-compile", "--disable-pip-version-check"]
+    command = [str(venv_python()), "-m", "pip", "install", *options, *arguments]
     if "PIP_RETRIES" not in os.environ:
         command.append("--retries=2")
     words = []

@@ -19,14 +19,15 @@ pytest.importorskip("nncf")
 
 from deploykit import ledger, models
 from deploykit.contestants import Setting
-from deploykit.data import Batches, Dataset, Split
+from deploykit.data import Batches, Dataset, Split, load_dataset
 from deploykit.evaluation import evaluate
 from deploykit.measure import Ratio
-from deploykit.optimize import FORMS, SMALLER, choose, optimize, parse_budget, plan_optimization, run, teach
+from deploykit.optimize import FORMS, SMALLER, choose, optimize, parse_budget, plan_optimization, run, shrink, teach
 from deploykit.optimize.bottleneck import Bottleneck, find_bottleneck
 from deploykit.optimize.choice import verdict
 from deploykit.optimize.folder import origin
 from deploykit.optimize.plan import duration
+from deploykit.optimize.shrink import SHRINK
 from deploykit.rows import Row
 from deploykit.significance import PairedDifference, paired_difference
 
@@ -38,6 +39,23 @@ def row(name: str, speedup: float = 1, points_lost: float = 0, *, doubt: float =
     difference = PairedDifference(-points_lost / 100, (-1, 1), 0, 0, 1, 100)
     ratio = Ratio(speedup, speedup - doubt, speedup + doubt)
     return Row(name, "int8", status, difference=difference, ratio=ratio)
+
+
+@pytest.mark.parametrize("way", SHRINK)
+def test_what_is_cut_is_refitted(way, monkeypatch):
+    """Its answers are nearer to those of the network that it was than without."""
+    dataset = load_dataset("shapes32")
+    model = models.load_pretrained("resnet20", "shapes32").eval()
+    images, _ = next(iter(Batches(dataset.train.take(64), dataset, batch_size=64)))
+    others, _ = next(iter(Batches(dataset.val.take(64), dataset, batch_size=64)))
+    refitted, gone = SHRINK[way](model, images)
+    monkeypatch.setattr(shrink, "refit_layers", lambda pruned, *_, **__: pruned)
+    plain, _ = SHRINK[way](model, images)
+    with torch.no_grad():
+        far, near = ((network.eval()(others) - model(others)).square().mean() for network in (plain, refitted))
+
+    assert near < far / 2
+    assert gone.startswith("without ")
 
 
 class TestChoice:

@@ -10,6 +10,7 @@ from deploykit.cost import macs
 from deploykit.pruning.blocks import block_importance, prune_blocks
 from deploykit.pruning.channels import prune_channels
 from deploykit.pruning.planning import plan_pruning
+from deploykit.pruning.refit import refit_layers
 
 MOST_OF_THE_MACS = 0.35  # that may go with the blocks: three of ResNet-20's nine
 ROUND_TO = 8  # kernels work in blocks of channels
@@ -25,7 +26,7 @@ def without_blocks(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
         images: of the training split, float32 [N, 3, H, W].
 
     Returns:
-        The smaller network, untaught, and what went.
+        The smaller network, refitted on the images and untaught, and what went.
 
     Raises:
         ValueError: no block can be removed.
@@ -37,28 +38,30 @@ def without_blocks(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
         if not names or gone + row.macs_share <= MOST_OF_THE_MACS:
             names.append(str(row.block))
             gone += float(row.macs_share)
-    return prune_blocks(model, names, example_input=images[:1]), f"without {', '.join(sorted(names))}"
+    pruned = prune_blocks(model, names, example_input=images[:1])
+    return refit_layers(pruned, model, batches), f"without {', '.join(sorted(names))}"
 
 
 def with_fewer_channels(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
-    """Take out the channels of the smallest weights until half of the MACs are left.
+    """Take out channels of small weights, where that saves the most, until half of the MACs are left.
 
     Args:
         model: is not changed.
         images: of the training split, float32 [N, 3, H, W].
 
     Returns:
-        The smaller network, untaught, and what went.
+        The smaller network, refitted on the images and untaught, and what went.
 
     Raises:
         ValueError: its channels cannot be removed, or not so many.
         ImportError: Torch-Pruning is missing.
     """
     example = images[:1]
-    plan = plan_pruning(model, example, target_macs=macs(model, example) // 2, round_to=ROUND_TO)
+    plan = plan_pruning(model, example, target_macs=macs(model, example) // 2, round_to=ROUND_TO, scope="cost")
     gone = sum(len(removal.channels) for removal in plan.removals)
     channels = sum(removal.group.channels for removal in plan.removals)
-    return prune_channels(model, plan), f"without {gone:,} of {channels:,} channels"
+    refitted = refit_layers(prune_channels(model, plan), model, images.split(batch_size(images.shape[-1])), plan=plan)
+    return refitted, f"without {gone:,} of {channels:,} channels"
 
 
 SHRINK: dict[str, Callable[[nn.Module, Tensor], tuple[nn.Module, str]]] = {
