@@ -1,10 +1,11 @@
 """What does a teacher add to a training step? In turns with a step of labels alone, ratios within one run.
 
-    python benchmarks/distillation_cost.py                                    # ResNet-56 teaches ResNet-20, 2 minutes
+    python benchmarks/distillation_cost.py                                    # ResNet-56 teaches ResNet-20, 3 minutes
 
 The teacher answers in float32, under bf16 autocast as in `fit`, compiled, with its batch norms folded and in bf16 in
-PyTorch and in OpenVINO, as int8 in ONNX Runtime, and from answers that were kept. Features and relations are added to
-the answers. Writes data/results/distillation-cost-STUDENT-from-TEACHER.json.
+PyTorch, compiled or not, and in OpenVINO, as int8 in ONNX Runtime, and from answers that were kept. Features and
+relations are added to the answers. At last the student is trained in float32, too. Writes
+data/results/distillation-cost-STUDENT-from-TEACHER.json.
 """
 
 from __future__ import annotations
@@ -46,11 +47,10 @@ PAIRS = {
 }  # last blocks
 
 
-def step(student_name: str, labels: Tensor, make: Callable[[torch.nn.Module], Loss]) -> Teacher:
+def step(student_name: str, labels: Tensor, make: Callable[[torch.nn.Module], Loss], *, bf16: bool) -> Teacher:
     """Return a training step, without the optimizer's, as a predictor that ``compare`` can call."""
     student = build(student_name).to(memory_format=torch.channels_last).train()
     loss = make(student)
-    bf16 = resolve_precision("auto", torch.device("cpu")) == "bf16"
 
     def one_step(images: Tensor) -> Tensor:
         with torch.inference_mode(mode=False), torch.enable_grad():
@@ -100,6 +100,7 @@ def main() -> None:
         "teacher as in fit (bf16)": lambda _: ResponseLoss(teacher),
         "teacher compiled (bf16)": lambda _: ResponseLoss(torch.compile(teacher)),
         "teacher folded, in bf16": lambda _: ResponseLoss(fast_predictor(teacher, bf16=True)),
+        "teacher folded, compiled, in bf16": lambda _: ResponseLoss(fast_predictor(teacher, bf16=True, compiled=True)),
         "teacher folded, in bf16, OpenVINO": lambda _: ResponseLoss(lambda x: in_openvino(x.contiguous())),
         "teacher in int8, ONNX Runtime": lambda _: ResponseLoss(lambda x: int8(x.contiguous())),
         "answers kept": lambda _: ResponseLoss(kept),
@@ -110,15 +111,19 @@ def main() -> None:
         "as in fit, and relations": lambda _: ResponseLoss(teacher) + RelationLoss(teacher, layers),
         "as in fit, and similarities": lambda _: ResponseLoss(teacher) + SimilarityLoss(teacher, layers),
     }
-    steps = {name: step(given.student, labels, make) for name, make in ways.items()}
+    bf16 = resolve_precision("auto", torch.device("cpu")) == "bf16"
+    steps = {name: step(given.student, labels, make, bf16=bf16) for name, make in ways.items()}
+    plain = {f"student in float32, {name}": name for name in ("labels", "teacher folded, compiled, in bf16")}
+    steps |= {name: step(given.student, labels, ways[like], bf16=False) for name, like in plain.items()}
     found = compare(steps, images.contiguous(), budget_s=given.budget_s)
     rows = []
-    for name in ways:
+    for name in steps:
         row = {"step": name, "median_ms": round(found.measurements[name].median_ms, 1)}
-        for over in ("labels", "teacher as in fit (bf16)"):
+        for over in ("labels", "teacher as in fit (bf16)") if name in ways else [*plain][:1]:
             if name != over:
                 ratio = found.ratio(over, over=name)
-                row[f"times_{over.split()[0]}"] = f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+                key = "times_teacher" if over.startswith("teacher") else "times_labels"
+                row[key] = f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
         rows.append(row)
     name = f"distillation-cost-{given.student}-from-{given.teacher}"
     what = f"a training step of {given.student} at batch {given.batch_size}, alone and with {given.teacher} as teacher"

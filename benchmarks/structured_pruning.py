@@ -74,14 +74,8 @@ def planned(work: Task, given: argparse.Namespace) -> PruningPlan:
     sensitivity = None
     if given.scope == "sensitivity":
         few = Batches(train.take(200, seed=given.seed), work.dataset, batch_size=100, device=DEVICE)
-        looked_at = Batches(  # augmented, so that the network does not know them by heart
-            train.take(512, seed=given.seed + 1),
-            work.dataset,
-            batch_size=256,
-            augment=True,
-            shuffle=True,
-            device=DEVICE,
-        )
+        other = train.take(512, seed=given.seed + 1)  # augmented, so that the network does not know them by heart
+        looked_at = Batches(other, work.dataset, batch_size=256, augment=True, shuffle=True, device=DEVICE)
         sensitivity = pruning_sensitivity(
             work.full, EXAMPLE, looked_at, ratios=EIGHTHS, importance=given.importance, refit=few, batches=batches,
             seed=given.seed,
@@ -143,9 +137,7 @@ def main() -> None:
     arguments.add_argument("--importance", default="l1")
     arguments.add_argument("--scope", default="cost", choices=("global", "layer", "cost", "sensitivity"))
     arguments.add_argument("--inner", action="store_true", help="cut within blocks only, which say as much as before")
-    arguments.add_argument(
-        "--hints", type=float, default=0, help="weight of what the last stage says, in the arm distilled"
-    )
+    arguments.add_argument("--hints", type=float, default=0, help="weight of what the last stage says, arm distilled")
     arguments.add_argument("--name", help="of the record and of the folders, MODEL-prunedSPEEDUPx when left out")
     arguments.add_argument("--first-epochs", type=int, default=60, help="of the unpruned network's training")
     given = arguments.parse_args()
