@@ -116,13 +116,12 @@ def main() -> None:
     plain = {f"student in float32, {name}": name for name in ("labels", "teacher folded, compiled, in bf16")}
     steps |= {name: step(given.student, labels, ways[like], bf16=False) for name, like in plain.items()}
     found = compare(steps, images.contiguous(), budget_s=given.budget_s)
-    rows = []
+    references, rows = {"labels": "times_labels", "teacher as in fit (bf16)": "times_teacher"}, []
     for name in steps:
         row = {"step": name, "median_ms": round(found.measurements[name].median_ms, 1)}
-        for over in ("labels", "teacher as in fit (bf16)") if name in ways else [*plain][:1]:
+        for over, key in (references if name in ways else {"student in float32, labels": "times_labels"}).items():
             if name != over:
                 ratio = found.ratio(over, over=name)
-                key = "times_teacher" if over.startswith("teacher") else "times_labels"
                 row[key] = f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
         rows.append(row)
     name = f"distillation-cost-{given.student}-from-{given.teacher}"

@@ -158,10 +158,8 @@ class TestSelection:
         assert options.best(3, float) == (0.25, 4)  # 1.25 were lost: half way from 1 to 1.5
         assert options.best(4, float) == ((6.0 - 1.5) / 2, 5)
         assert options.best(6, float) is None  # nothing beyond was measured
-        assert options.best(0, lambda fewer: 4.0 * (fewer >= 4)) == (
-            1.5 / 4,
-            4,
-        )  # one that saves nothing is passed over
+        # One that saves nothing is passed over.
+        assert options.best(0, lambda fewer: 4.0 * (fewer >= 4)) == (1.5 / 4, 4)
 
     @pytest.mark.parametrize(("target", "expected"), [(100, 0), (96, 0), (94, 1), (70, 2), (68.4, 2), (0, None)])
     def test_the_nearest_state_of_a_path(self, target, expected):

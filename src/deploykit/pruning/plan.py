@@ -41,6 +41,11 @@ class Removal:
             if (cut.layer, cut.side) != (self.group.cuts[0].layer, self.group.cuts[0].side)
         )
 
+    def cuts(self) -> Iterator[tuple[Cut, list[int]]]:
+        """Yield each side of a layer that loses something, with the entries that go; a side may come twice."""
+        for cut in self.group.cuts if self.channels else ():
+            yield cut, [entry for channel in self.channels for entry in cut.entries[channel]]
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class PruningPlan:
@@ -71,8 +76,7 @@ class PruningPlan:
     def cuts(self) -> Iterator[tuple[Cut, list[int]]]:
         """Yield each side of a layer that loses something, with the entries that go; a side may come twice."""
         for removal in self.removals:
-            for cut in removal.group.cuts if removal.channels else ():
-                yield cut, [entry for channel in removal.channels for entry in cut.entries[channel]]
+            yield from removal.cuts()
 
     def table(self) -> pd.DataFrame:
         """Return a row for each group: layer, channels, kept, removed_share, follows (layers that change with it)."""

@@ -87,7 +87,9 @@ def plan_pruning(
         ValueError: none or two targets, one out of range or unreachable (with the nearest that is), an unusable option,
             a model that cannot be pruned.
     """
-    _check_options(ratio, target_macs, target_latency, round_to, scope, measured=sensitivity is not None)
+    _check_options(ratio, target_macs, target_latency, round_to, scope)
+    if sensitivity is not None and scope not in {None, "cost"}:
+        raise ValueError(f"scope is {scope!r}, and a sensitivity divides the cuts itself; leave scope out")
     if latency is not None and target_latency is None:
         raise ValueError("latency is measured for target_latency only; give target_latency, or leave latency out")
     check_importance(importance, batches)
@@ -199,9 +201,8 @@ def _choose(goal: Goal, path: Path | Iterator[State], least_kept: str) -> State:
 
 
 def _check_options(
-    ratio: float | None, target_macs: int | None, target_latency: float | None, round_to: int, scope: str | None,
-    *, measured: bool,
-) -> None:  # fmt: skip
+    ratio: float | None, target_macs: int | None, target_latency: float | None, round_to: int, scope: str | None
+) -> None:
     targets = {"ratio": ratio, "target_macs": target_macs, "target_latency": target_latency}
     given = [name for name, value in targets.items() if value is not None]
     if len(given) != 1:
@@ -221,5 +222,3 @@ def _check_options(
             f"scope is {scope!r}, and target_latency goes with scope 'cost' only: measured time does not fall with "
             "every channel, so that a ranking cannot be searched for it"
         )
-    if measured and scope not in {None, "cost"}:
-        raise ValueError(f"scope is {scope!r}, and a sensitivity divides the cuts itself; leave scope out")

@@ -13,8 +13,9 @@ from torch.nn import functional
 from .channels import cut, kept_entries
 from .checks import check_fraction, check_split, images_of
 from .costs import answers, count_macs
-from .groups import Cut, Group, require_groups, trace
+from .groups import require_groups, trace
 from .importance import channel_scores, check_importance
+from .plan import Removal
 from .refit import USUAL, refitted_copy
 from .selection import lowest
 
@@ -75,7 +76,7 @@ def pruning_sensitivity(
     for name, score in scores.items():
         for ratio in ratios:
             gone = lowest(score, min(max(round(ratio * len(score)), 1), len(score) - 1))
-            cuts = _cuts(traced.groups[name], gone)
+            cuts = list(Removal(traced.groups[name], gone).cuts())
             pruned: nn.Module = copy.deepcopy(traced.model)
             cut(pruned, cuts)
             share = 1 - count_macs(pruned, example_input) / macs
@@ -85,10 +86,6 @@ def pruning_sensitivity(
             rows.append((name, ratio, len(score), len(score) - len(gone), share, *_lost(full, found, labels)))
     columns = ["layer", "ratio", "channels", "kept", "macs_share", "accuracy_drop", "agreement", "divergence"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _cuts(group: Group, gone: Sequence[int]) -> list[tuple[Cut, list[int]]]:
-    return [(one, [entry for channel in gone for entry in one.entries[channel]]) for one in group.cuts]
 
 
 def _lost(full: Tensor, found: Tensor, labels: Tensor) -> tuple[float, float, float]:
