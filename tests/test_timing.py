@@ -36,8 +36,10 @@ def test_the_wait_ends_after_a_tenth_of_a_second(monkeypatch):
     assert now[0] == pytest.approx(0.1, abs=0.0011)
 
 
-@pytest.mark.parametrize(("call_ms", "calls"), [(0.6, 9), (1.2, 5), (4, 3)])
-def test_settling_waits_and_then_makes_three_calls_and_fills_5_ms(monkeypatch, call_ms, calls):
+@pytest.mark.parametrize(("call_ms", "calls"), [(0.6, 9), (1.2, 5), (4, 3), (10, 3), (11, 2), (16, 1), (200, 1)])
+def test_settling_waits_and_then_makes_calls_that_fill_5_ms_three_of_them_if_they_are_short(
+    monkeypatch, call_ms, calls
+):
     """Spinning threads are waited for before the calls, since afterwards they have robbed them."""
     now, steps = [0], []  # microseconds, so that sums are exact
 
@@ -49,7 +51,7 @@ def test_settling_waits_and_then_makes_three_calls_and_fills_5_ms(monkeypatch, c
     monkeypatch.setattr(timing, "_wait_for_spinning_threads", lambda: steps.append("wait"))
     timer = timing.Timer(predict, torch.zeros(2, 3, 8, 8), "it", None, lambda: now[0] / 1e6)
     steps.clear()
-    timer.settle()
+    timer.settle(call_ms / 1000)
 
     assert steps == ["wait", *["call"] * calls]
 

@@ -39,7 +39,6 @@ from .significance import (
     wilson_interval,
 )
 from .timing import (
-    SETTLE_CALLS,
     SETTLE_S,
     WARMUP_WINDOW,
     Clock,
@@ -48,6 +47,7 @@ from .timing import (
     check_positive,
     checked_images,
     fixed_conditions,
+    settling_calls,
 )
 
 __all__ = [
@@ -150,8 +150,8 @@ def compare(
 
     Each is checked and warmed up as in :func:`measure`. Then come rounds. In a round each contestant, in random order,
     makes timed calls: at least 10 and 5 ms, fewer when the calls are so long that 40 rounds would not fit in the
-    budget. Unless it had the turn before as well, it first makes a few untimed ones (at least 3 and 5 ms), so that
-    caches and clock rate settle.
+    budget. Unless it had the turn before as well, it first makes a few untimed ones (at least 5 ms, and 3 of them or
+    as many as 30 ms have room for), so that caches and clock rate settle.
 
     Threads that spin: the workers of ONNX Runtime and of OpenMP stay busy for a while after a call and rob the next
     contestant. So before each turn the comparison waits (on Linux) until no other thread of the process is running, at
@@ -202,7 +202,7 @@ def compare(
         ):
             for name in order.sample(names, len(names)):
                 if name != last:  # whoever ended the round before and begins this one just goes on
-                    timers[name].settle()
+                    timers[name].settle(call_s[name])
                 last = name
                 block = [timers[name].call() for _ in range(_timed_calls(call_s[name], block_s))]
                 samples[name] += block
@@ -233,7 +233,7 @@ def compare(
 def _timed_calls(call_s: float, block_s: float) -> int:
     """Return how many timed calls a block has: enough to mean something, few enough for a good number of rounds."""
     wanted = max(BLOCK_CALLS, math.ceil(BLOCK_S / call_s)) if call_s > 0 else BLOCK_CALLS
-    settling_s = max(SETTLE_S, SETTLE_CALLS * call_s)
+    settling_s = max(SETTLE_S, settling_calls(call_s) * call_s)
     affordable = int((block_s - settling_s) / call_s) if call_s > 0 else wanted
     return max(1, min(wanted, affordable))
 

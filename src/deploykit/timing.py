@@ -24,8 +24,9 @@ Clock = Callable[[], float]
 # Warm-up ends when the median of a window of calls is no longer this much below that of the window before it.
 WARMUP_WINDOW, WARMUP_FALL = 5, 0.02
 
-# After a switch of contestants: so many calls, and so much time, pass untimed.
-SETTLE_CALLS, SETTLE_S = 3, 0.005
+# After a switch of contestants: so many calls, and so much time, pass untimed. Long calls need fewer: each fills the
+# caches by itself, and three of them would take the time of as many timed ones.
+SETTLE_CALLS, SETTLE_S, SETTLE_LONG_S = 3, 0.005, 0.03
 SPIN_WAIT_S, SPIN_LOOK_S = 0.1, 0.001  # wait at most; look every
 
 
@@ -62,13 +63,22 @@ class Timer:
                 before = median
         return len(taken), statistics.median(taken[-WARMUP_WINDOW:])
 
-    def settle(self) -> None:
-        """Wait until the threads of the one before sleep, then make the untimed calls that follow a switch."""
+    def settle(self, call_s: float) -> None:
+        """Wait until the threads of the one before sleep, then make the untimed calls that follow a switch.
+
+        Args:
+            call_s: what a call takes that is not disturbed by the switch.
+        """
         _wait_for_spinning_threads()
         began, calls = self.clock(), 0
-        while calls < SETTLE_CALLS or self.clock() - began < SETTLE_S:
+        while calls < settling_calls(call_s) or self.clock() - began < SETTLE_S:
             self.call()
             calls += 1
+
+
+def settling_calls(call_s: float) -> int:
+    """Return how many untimed calls follow a switch, at least: 3, and fewer where they take more than 30 ms."""
+    return max(1, min(SETTLE_CALLS, int(SETTLE_LONG_S / call_s))) if call_s > 0 else SETTLE_CALLS
 
 
 def _wait_for_spinning_threads() -> None:
